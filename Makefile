@@ -1,0 +1,46 @@
+# Everything runs in an environment of the project's own; PYTHON names the interpreter it is made from.
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 0
+BIN := $(VENV)/bin
+BUILT := $(VENV)/.built
+
+# The legs that this interpreter can run: PyPy has no compiled twin.
+LEGS ?= $(shell $(PYTHON) -c 'import sys; print("compiled pure stdlib" if sys.implementation.name == "cpython" else "pure stdlib")')
+
+.PHONY: run test lint bench clean
+
+run: $(BUILT)
+	$(BIN)/python -m fastwsgi --bind 127.0.0.1:$(PORT)
+
+test: $(VENV)/.test
+	@set -e; for leg in $(LEGS); do echo "== leg: $$leg"; $(BIN)/python -m pytest -q --leg=$$leg; done
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastwsgi
+
+bench: $(BUILT)
+	$(BIN)/python bench/micro.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+
+# FASTWSGI_REQUIRE_SPEEDUPS does nothing where there is no extension to build.
+$(BUILT): $(BIN)/python pyproject.toml setup.py fastwsgi/_speedups.pyx fastwsgi/__init__.py
+	FASTWSGI_REQUIRE_SPEEDUPS=$(REQUIRE_SPEEDUPS) $(BIN)/python -m pip install -q --editable .
+	@touch $@
+
+$(VENV)/.test: REQUIRE_SPEEDUPS = 1
+$(VENV)/.test: $(BUILT) pyproject.toml
+	$(BIN)/python -m pip install -q --group test
+	@touch $@
+
+$(VENV)/.lint: $(BUILT) pyproject.toml
+	$(BIN)/python -m pip install -q --group lint
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastwsgi/*.so fastwsgi/_speedups.c .hypothesis .mypy_cache .pytest_cache .ruff_cache

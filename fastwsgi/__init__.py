@@ -1,0 +1,13 @@
+"""fastwsgi: wsgiref made fit for production.
+
+The same six modules under the same names (``util``, ``headers``, ``handlers``, ``simple_server``,
+``validate``, ``types``), their hot paths compiled. Change the import, or call :func:`install` and leave
+the imports as they are.
+"""
+
+from ._backend import implementation
+from .swap import install, uninstall
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "implementation", "install", "uninstall"]

@@ -1,0 +1,502 @@
+"""The pure twin, and the reference: what each name here does is what its compiled twin must do.
+
+Same names in the same order as ``_speedups.pyx``. The compiled twin holds only the inner loops for
+usual input and calls back into this module for the rest, so a rare rule, and the exception it ends in,
+is written once. Policy (limits, hooks, what to do about an error) is in neither.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, overload
+from urllib.parse import unquote
+
+from ._grammar import (
+    FIELD_SECTION,
+    HOP_BY_HOP,
+    KNOWN_FIELDS,
+    KNOWN_RESPONSE_FIELDS,
+    NAME_FORBIDDEN,
+    REQUEST_LINE,
+    TCHAR,
+    TOLERANT_FIELD_SECTION,
+    TOLERANT_REQUEST_LINE,
+    VALUE_FORBIDDEN,
+    BadRequest,
+    check_target,
+    environ_key,
+    split_target,
+)
+
+# ---- response: dates, names, status, fields ---------------------------------------------------------
+
+_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_TWO_DIGITS = tuple(f"{n:02d}" for n in range(62))  # a leap second is number 60, and C allows 61
+
+
+def format_date_time(timestamp: float | None) -> str:
+    """Format seconds since the epoch as an IMF-fixdate (RFC 9110 section 5.6.7); None means now.
+
+    Raises what ``time.gmtime`` raises for a number it can't convert.
+    """
+    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(timestamp)
+    two = _TWO_DIGITS
+    return (
+        f"{_WEEKDAYS[weekday]}, {two[day]} {_MONTHS[month]} {year:4d}"
+        f" {two[hour]}:{two[minute]}:{two[second]} GMT"
+    )
+
+
+_date: tuple[int, str] = (-1, "")
+
+
+def current_date() -> str:
+    """The current time as a Date field's value, formatted once a second."""
+    global _date  # noqa: PLW0603 - one tuple, replaced whole, so a thread sees the old or the new one
+    now = int(time.time())
+    second, text = _date
+    if second != now:
+        text = format_date_time(now)
+        _date = now, text
+    return text
+
+
+def is_hop_by_hop(header_name: str) -> bool:
+    """Whether a field, in any case, is meant for one connection only (RFC 2616 section 13.5.1)."""
+    return header_name.lower() in HOP_BY_HOP
+
+
+def check_status(status: str) -> None:
+    """Check a WSGI status: three digits, a space, a reason (PEP 3333, "The start_response() Callable").
+
+    Raises ValueError for control characters, AssertionError for the wrong form.
+    """
+    if len(status) >= 4 and status[3] == " " and status[:3].isdigit() and status.isprintable() and status.isascii():
+        return
+    if NAME_FORBIDDEN.search(status):
+        raise ValueError("Control characters are not allowed in status")
+    if len(status) < 4:
+        raise AssertionError("Status must be at least 4 characters")
+    if not (status[:3].isdigit() and status[:3].isascii()):
+        raise AssertionError("Status message must begin w/3-digit code")
+    if status[3] != " ":
+        raise AssertionError("Status message must have a space after code")
+
+
+def check_fields(headers: Iterable[tuple[str, str]]) -> None:
+    """Check the fields given to start_response: strings, and none that is hop-by-hop.
+
+    Raises AssertionError. Control characters are the mapping's to refuse.
+    """
+    for name, value in headers:
+        if type(name) is not str:
+            raise AssertionError(f"Header name must be of type str (got {name!r})")
+        if type(value) is not str:
+            raise AssertionError(f"Header value must be of type str (got {value!r})")
+        if name.lower() in HOP_BY_HOP:
+            raise AssertionError(f"Hop-by-hop header, '{name}: {value}', not allowed")
+
+
+def format_preamble(http_version: str, status: str, date: str | None, server: str | None) -> bytes:
+    """Format a status line, and Date and Server lines where given, each with its CRLF.
+
+    Raises ValueError for control characters and UnicodeEncodeError for what isn't Latin-1.
+    """
+    for text in (http_version, status, date, server):
+        if text is not None and not text.isprintable() and NAME_FORBIDDEN.search(text):
+            raise ValueError("Control characters not allowed in headers")
+    lines = f"HTTP/{http_version} {status}\r\n"
+    if date is not None:
+        lines += f"Date: {date}\r\n"
+    if server is not None:
+        lines += f"Server: {server}\r\n"
+    return lines.encode("iso-8859-1")
+
+
+# Maps the octets that may not be sent to another one: a table look-up an octet finds them soonest.
+_CONTROLS = bytes(0x3F if n not in b"\t\r\n" and (n < 0x20 or n == 0x7F) else n for n in range(256))
+
+
+def format_fields(headers: Sequence[tuple[str, str]]) -> bytes:
+    """Format name/value pairs as field lines and the empty line that ends them.
+
+    Raises ValueError for control characters and UnicodeEncodeError for what isn't Latin-1.
+    """
+    octets = _join_fields(headers).encode("iso-8859-1")
+    # Checked again although the mapping has checked: the application still holds the list.
+    line_ends = len(headers) + 1
+    if (
+        octets.translate(_CONTROLS) != octets
+        or octets.count(b"\n") != line_ends
+        or octets.count(b"\r") != line_ends
+    ):
+        _check_fields_text(headers)
+    return octets
+
+
+def _join_fields(headers: Sequence[tuple[str, str]]) -> str:
+    return "\r\n".join(map(": ".join, headers)) + ("\r\n\r\n" if headers else "\r\n")
+
+
+def _check_fields_text(headers: Iterable[tuple[str, str]]) -> None:
+    for name, value in headers:
+        _check_text(name, NAME_FORBIDDEN)
+        _check_text(value, VALUE_FORBIDDEN)
+
+
+def _check_text(text: str, forbidden: re.Pattern[str]) -> str:
+    if type(text) is not str:
+        raise AssertionError(f"Header names/values must be of type str (got {text!r})")
+    if forbidden.search(text):
+        raise ValueError("Control characters not allowed in headers")
+    return text
+
+
+class Headers:
+    """A mapping of case-insensitive field names over a list of WSGI header tuples.
+
+    headers: list of (name, value) str tuples, wrapped, not copied; default a new list.
+
+    A name may stand in the list several times: look-ups give the first value, setting replaces them
+    all. A missing name gives None, deleting one does nothing. Raises TypeError if headers is no list,
+    AssertionError for names and values that aren't str, ValueError for control characters in them
+    (RFC 9110 section 5.5).
+    """
+
+    def __init__(self, headers: list[tuple[str, str]] | None = None) -> None:
+        if headers is None:
+            headers = []
+        elif type(headers) is not list:
+            raise TypeError("Headers must be a list of name/value tuples")
+        else:
+            for name, value in headers:
+                if (
+                    type(name) is not str
+                    or type(value) is not str
+                    or not (name in KNOWN_RESPONSE_FIELDS or name.isprintable())
+                    or not value.isprintable()
+                ):
+                    _check_text(name, NAME_FORBIDDEN)
+                    _check_text(value, VALUE_FORBIDDEN)
+        self._headers = headers
+
+    def _convert_string_type(self, value: str, *, name: bool) -> str:
+        return _check_text(value, NAME_FORBIDDEN if name else VALUE_FORBIDDEN)
+
+    def __len__(self) -> int:
+        return len(self._headers)
+
+    def __setitem__(self, name: str, val: str) -> None:
+        # Both are checked before anything is deleted: a refused value leaves the old one.
+        if type(name) is not str or type(val) is not str or not name.isprintable() or not val.isprintable():
+            _check_text(name.lower(), NAME_FORBIDDEN)
+            _check_text(name, NAME_FORBIDDEN)
+            _check_text(val, VALUE_FORBIDDEN)
+        if type(self) is Headers:
+            lowered = name.lower()
+            self._headers[:] = [field for field in self._headers if field[0].lower() != lowered]
+        else:
+            del self[name]
+        self._headers.append((name, val))
+
+    def __delitem__(self, name: str) -> None:
+        lowered = name.lower()
+        others = [field for field in self._headers if field[0].lower() != lowered]
+        if len(others) == len(self._headers):
+            _check_text(lowered, NAME_FORBIDDEN)
+        else:
+            self._headers[:] = others
+
+    def __getitem__(self, name: str) -> str | None:
+        return self.get(name)
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
+    def get_all(self, name: str) -> list[str]:
+        """All values of a field, in the order of the list; empty if there is none."""
+        lowered = name.lower()
+        found = [field[1] for field in self._headers if field[0].lower() == lowered]
+        if not found:
+            _check_text(lowered, NAME_FORBIDDEN)
+        return found
+
+    @overload
+    def get(self, name: str, default: str) -> str: ...
+    @overload
+    def get(self, name: str, default: str | None = None) -> str | None: ...
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """The first value of a field, or default."""
+        # A name that is found has been checked; so only one that isn't is looked at.
+        lowered = name.lower()
+        for field_name, value in self._headers:
+            if field_name.lower() == lowered:
+                return value
+        if type(lowered) is not str or not lowered.isprintable():
+            _check_text(lowered, NAME_FORBIDDEN)
+        return default
+
+    def keys(self) -> list[str]:
+        """All field names, in order and with repetitions."""
+        return [name for name, _ in self._headers]
+
+    def values(self) -> list[str]:
+        """All field values, in order."""
+        return [value for _, value in self._headers]
+
+    def items(self) -> list[tuple[str, str]]:
+        """A copy of the list of (name, value) tuples."""
+        return self._headers[:]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._headers!r})"
+
+    def __str__(self) -> str:
+        _check_fields_text(self._headers)
+        return _join_fields(self._headers)
+
+    def __bytes__(self) -> bytes:
+        if type(self) is Headers:
+            return format_fields(self._headers)
+        return str(self).encode("iso-8859-1")
+
+    def setdefault(self, name: str, value: str) -> str:
+        """The first value of a field; if there is none, add the field with this value."""
+        found = self.get(name)
+        if found is not None:
+            return found
+        self._headers.append((_check_text(name, NAME_FORBIDDEN), _check_text(value, VALUE_FORBIDDEN)))
+        return value
+
+    def add_header(self, _name: str, _value: str | None, **_params: str | None) -> None:
+        """Add a field, keeping those of the same name, with MIME parameters.
+
+        Each keyword is a parameter: underscores in its name become dashes, its value is quoted; None
+        (or "") adds the name alone. A _value of None gives a field of parameters only.
+        """
+        parts = [] if _value is None else [_check_text(_value, VALUE_FORBIDDEN)]
+        for keyword, value in _params.items():
+            name = _check_text(keyword, NAME_FORBIDDEN).replace("_", "-")
+            if value is not None and _check_text(value, VALUE_FORBIDDEN):
+                value = value.replace("\\", r"\\").replace('"', r"\"")  # noqa: PLW2901
+                parts.append(f'{name}="{value}"')
+            else:
+                parts.append(name)
+        self._headers.append((_check_text(_name, NAME_FORBIDDEN), "; ".join(parts)))
+
+
+class FileWrapper:
+    """An iterator over the blocks of a file-like object.
+
+    filelike: an object with ``read(size)``; if it has ``close()``, so has the wrapper.
+    blksize: what is passed to each ``read``, in bytes.
+
+    PEP 3333, "Optional Platform-Specific File Handling".
+    """
+
+    close: Callable[[], None]
+
+    def __init__(self, filelike: Any, blksize: int = 8192) -> None:
+        self.filelike = filelike
+        self.blksize = blksize
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __getitem__(self, key: Any) -> Any:
+        warnings.warn(
+            "FileWrapper's __getitem__ method ignores 'key' parameter. Use iterator protocol instead.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        data = self.filelike.read(self.blksize)
+        if data:
+            return data
+        raise IndexError
+
+    def __iter__(self) -> FileWrapper:
+        return self
+
+    def __next__(self) -> Any:
+        data = self.filelike.read(self.blksize)
+        if data:
+            return data
+        raise StopIteration
+
+
+# ---- handlers: the short cut through methods that nobody overrides -----------------------------------
+
+
+def run_stock(
+    handler: Any, application: Callable[..., Any], stock: dict[str, Callable[..., Any] | None]
+) -> bool:
+    """Do what BaseHandler.run does before it handles errors, if no hook of a SimpleHandler is overridden.
+
+    stock: SimpleHandler's hooks by name (close(), _write() and _flush() may differ in a class), and None
+    for names that may have another value in a class; an instance may have none of them.
+
+    An answer of one block is sent in one piece; whatever else the application does is handed over to the
+    handler's methods in mid-course. Returns False, with nothing done, if a hook is overridden. So does
+    this twin always: it gains nothing by the short cut.
+    """
+    return False
+
+
+# ---- request: head, environ --------------------------------------------------------------------------
+
+def find_head_end(data: bytes, start: int = 0) -> int:
+    """The index just past the first empty line in data, or -1.
+
+    data: bytes that begin at the start of a line; start: how many of them were searched before, so that
+    a head that arrives in pieces is scanned once.
+    """
+    if start < 2:
+        if data[:1] == b"\n":
+            return 1
+        if data[:2] == b"\r\n":
+            return 2
+        start = 2
+    crlf = data.find(b"\n\r\n", start - 2)
+    lf = data.find(b"\n\n", start - 2, crlf if crlf >= 0 else len(data))
+    return lf + 2 if lf >= 0 else crlf + 3 if crlf >= 0 else -1
+
+
+class RequestHead:
+    """A parsed request head: the request line's parts, and the fields as (name, value) str tuples.
+
+    Text is Latin-1, one character an octet, as PEP 3333 wants it ("Unicode Issues").
+    """
+
+    __slots__ = ("fields", "method", "target", "version")
+
+    def __init__(self, method: str, target: str, version: str, fields: list[tuple[str, str]]) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.fields = fields
+
+    def get_all(self, name: str) -> list[str]:
+        """All values of a field, in the order received."""
+        lowered = name.lower()
+        return [value for field_name, value in self.fields if field_name.lower() == lowered]
+
+
+def parse_request_line(data: bytes, max_line: int = 8190, tolerant: bool = False) -> tuple[str, str, str]:
+    """Parse a request line with its end into method, target and version (RFC 9112 section 3).
+
+    max_line: bytes it may have, its end not counted. tolerant: also take LF for CRLF, or no end, and
+    octets above ASCII in the target. Raises BadRequest with the status to answer.
+    """
+    text = data.decode("iso-8859-1")
+    line = (TOLERANT_REQUEST_LINE if tolerant else REQUEST_LINE).fullmatch(text)
+    if line is None or line.end(3) > max_line:
+        raise _bad_request_line(text.rstrip("\r\n"), max_line)
+    method, target, version = line.groups()
+    if not target.startswith("/") or method == "CONNECT":
+        check_target(method, target)
+    return method, target, version
+
+
+def parse_head(data: bytes, max_line: int = 8190, max_fields: int = 100, tolerant: bool = False) -> RequestHead:
+    """Parse a whole request head: request line, field lines, empty line, and nothing behind it.
+
+    max_line, tolerant: as for parse_request_line, and a tolerant head may end with its request line.
+    max_fields: how many field lines there may be.
+
+    Raises BadRequest with the status to answer: RFC 9112 sections 2 to 5.
+    """
+    line_end = data.find(b"\n") + 1 or len(data)
+    method, target, version = parse_request_line(data[:line_end], max_line, tolerant)
+    section = data[line_end:].decode("iso-8859-1")
+    if not (TOLERANT_FIELD_SECTION if tolerant else FIELD_SECTION).fullmatch(section):
+        raise BadRequest(400, _why_bad_field(section, tolerant))
+    fields = []
+    for field_line in section.split("\n")[:-2]:
+        name, _, value = field_line.partition(":")
+        fields.append((name, value.strip(" \t\r")))
+    if len(fields) > max_fields:
+        raise BadRequest(431, "Too many header fields")
+    return RequestHead(method, target, version, fields)
+
+
+def _bad_request_line(line: str, max_line: int) -> BadRequest:
+    """The answer to a line that is no request line, or too long a one."""
+    if len(line) > max_line:
+        return BadRequest(414, "URI Too Long")
+    version = line[-9:]
+    if re.fullmatch(r" HTTP/[0-9]\.[0-9]", version) and version[6] != "1":
+        return BadRequest(505, "HTTP Version Not Supported")
+    return BadRequest(400, "Bad request line")
+
+
+def _why_bad_field(section: str, tolerant: bool) -> str:
+    """The reason for the first field line that is none; the section is known to hold one."""
+    position, end = 0, len(section)
+    while position < end:
+        line_end = section.find("\n", position) + 1
+        if not line_end:
+            break
+        line = section[position : line_end - 1]
+        if line.endswith("\r"):
+            line = line[:-1]
+        elif not tolerant:
+            return "Bare LF in header section"
+        if not line:
+            return "Data after the header section"
+        if line[0] in " \t":
+            return "Folded or indented header field"
+        name, colon, value = line.partition(":")
+        if not colon or not re.fullmatch(f"[{TCHAR}]+", name):
+            return "Bad header field name"
+        if VALUE_FORBIDDEN.search(value):
+            return "Control character in header field"
+        position = line_end
+    return "Incomplete header section"
+
+
+_ENVIRON_KEYS = {
+    spelling: environ_key(name) for name in KNOWN_FIELDS for spelling in (name, name.lower(), name.title())
+}
+
+
+def build_environ(base: dict[str, Any], head: RequestHead) -> dict[str, Any]:
+    """Build the request's part of a WSGI environ (PEP 3333, "environ Variables") on a copy of base.
+
+    Sets REQUEST_METHOD, SERVER_PROTOCOL, REQUEST_URI, PATH_INFO, QUERY_STRING, and CONTENT_TYPE,
+    CONTENT_LENGTH and HTTP_* for the fields there are. Fields of one name are joined with commas
+    (RFC 9110 section 5.3), Cookie with semicolons (RFC 6265 section 5.4). An absolute-form target's
+    authority replaces Host (RFC 9112 section 3.2.2).
+    """
+    environ = base.copy()
+    target = path = head.target
+    authority = None
+    if not target.startswith("/"):
+        authority, path = split_target(target)
+    path, _, query = path.partition("?")
+    if path.startswith("//"):
+        # As http.server does: a path that starts so reads as another host when it is sent back in a Location.
+        path = "/" + path.lstrip("/")
+    environ["REQUEST_METHOD"] = head.method
+    environ["SERVER_PROTOCOL"] = head.version
+    environ["REQUEST_URI"] = target
+    environ["PATH_INFO"] = unquote(path, "iso-8859-1") if "%" in path else path
+    environ["QUERY_STRING"] = query
+
+    single: dict[str, str] = {}  # CONTENT_TYPE and CONTENT_LENGTH: base may have them, the first field counts
+    for name, value in head.fields:
+        key = _ENVIRON_KEYS.get(name) or environ_key(name)
+        if key is None:
+            continue
+        if key == "CONTENT_TYPE" or key == "CONTENT_LENGTH":  # noqa: PLR1714 - twice as fast as a tuple
+            single.setdefault(key, value)
+        elif key in environ:
+            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
+        else:
+            environ[key] = value
+    environ.update(single)
+    if authority is not None:
+        environ["HTTP_HOST"] = authority
+    return environ

@@ -1,0 +1,157 @@
+"""The grammar of HTTP/1.1 messages, and the sets of field names that mean something to us.
+
+Both twins read their character classes from here, so that a rule is written once. Each rule stands
+under the sentence or ABNF it implements; a deviation says why.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# RFC 9110 section 5.6.2:  token = 1*tchar
+#   tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~" / DIGIT / ALPHA
+TCHAR: Final = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
+
+# RFC 9110 section 5.5:  field-value = *field-content, made of VCHAR, obs-text, SP and HTAB. All other
+# control characters are refused, NUL, CR and LF above all: they split messages.
+FIELD_VALUE: Final = r"\t\x20-\x7e\x80-\xff"
+
+# RFC 9112 section 3.2: the four forms of a request target hold visible ASCII only. The tolerant class
+# adds the octets above it, which wsgiref passes on in PATH_INFO and its own tests send.
+TARGET: Final = r"\x21-\x7e"
+TOLERANT_TARGET: Final = TARGET + r"\x80-\xff"
+
+# What an application may not put into a response. HTAB is field content but never part of a name.
+NAME_FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f]")
+VALUE_FORBIDDEN: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+# RFC 9112 section 3:  request-line = method SP request-target SP HTTP-version
+# Exactly one SP each: section 3 lets a recipient be lenient, and warns that leniency lets requests be
+# smuggled past a recipient that isn't.
+REQUEST_LINE: Final = re.compile(rf"([{TCHAR}]+) ([{TARGET}]+) (HTTP/1\.[0-9])\r\n")
+TOLERANT_REQUEST_LINE: Final = re.compile(rf"([{TCHAR}]+) ([{TOLERANT_TARGET}]+) (HTTP/1\.[0-9])(?:\r?\n)?")
+
+# RFC 9112 section 5:  field-line = field-name ":" OWS field-value OWS
+# White space around the value is cut off afterwards: a pattern that looks for it on both sides of a
+# value that may hold it takes quadratic time on a run of spaces. obs-fold (section 5.2) is no field line.
+FIELD_SECTION: Final = re.compile(rf"(?:[{TCHAR}]+:[{FIELD_VALUE}]*\r\n)*\r\n")
+
+# RFC 9112 section 2.2 lets a recipient take a single LF as a line terminator. wsgiref's callers feed
+# handlers such heads (and, in tests, a request line that ends with the input), so the classic path does.
+TOLERANT_FIELD_SECTION: Final = re.compile(rf"(?:(?:[{TCHAR}]+:[{FIELD_VALUE}]*\r?\n)*\r?\n)?")
+
+# RFC 9110 section 7.2 and RFC 3986 section 3.2:  Host = uri-host [ ":" port ]
+# An authority never holds userinfo here (RFC 9110 section 4.2.4).
+AUTHORITY: Final = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\]"
+    r"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]*)?"
+)
+
+# RFC 9112 section 3.2.2:  absolute-form = absolute-URI, of which an origin server serves these schemes.
+ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+
+# The hop-by-hop fields of RFC 2616 section 13.5.1, to whose letter (the name "trailers" included)
+# wsgiref's users hold is_hop_by_hop().
+HOP_BY_HOP: Final = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailers",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+# Characters that force a quoted MIME parameter value (RFC 2045 section 5.1, less the ones that can't
+# reach a header here).
+TSPECIALS: Final = re.compile(r'[ \(\)<>@,;:\\"/\[\]\?=]')
+
+# The request fields that real clients and proxies send. Their environ keys are made once, at import;
+# the tables built from this are never written to again, so threads share them without a lock.
+KNOWN_FIELDS: Final = (
+    "Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Access-Control-Request-Headers",
+    "Access-Control-Request-Method", "Authorization", "Cache-Control", "CF-Connecting-IP", "CF-IPCountry",
+    "CF-Ray", "CF-Visitor", "Connection", "Content-Encoding", "Content-Language", "Content-Length",
+    "Content-Type", "Cookie", "Date", "DNT", "Downlink", "ECT", "Expect", "Forwarded", "From", "Host",
+    "HTTP2-Settings", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since",
+    "Keep-Alive", "Max-Forwards", "Origin", "Pragma", "Priority", "Proxy-Authorization", "Proxy-Connection",
+    "Range", "Referer", "RTT", "Save-Data", "Sec-CH-UA", "Sec-CH-UA-Mobile", "Sec-CH-UA-Platform",
+    "Sec-Fetch-Dest", "Sec-Fetch-Mode", "Sec-Fetch-Site", "Sec-Fetch-User", "Sec-GPC", "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version", "TE", "Traceparent", "Tracestate", "Trailer", "Transfer-Encoding", "True-Client-IP",
+    "Upgrade", "Upgrade-Insecure-Requests", "User-Agent", "Via", "X-Amzn-Trace-Id", "X-CSRF-Token", "X-CSRFToken",
+    "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Proto", "X-Real-IP", "X-Request-ID",
+    "X-Requested-With", "X-Scheme",
+)  # fmt: skip
+
+# The response fields that applications usually set, as they usually spell them: known to be clean.
+KNOWN_RESPONSE_FIELDS: Final = frozenset(
+    {
+        "Accept-Ranges", "Access-Control-Allow-Credentials", "Access-Control-Allow-Headers",
+        "Access-Control-Allow-Methods", "Access-Control-Allow-Origin", "Access-Control-Expose-Headers",
+        "Access-Control-Max-Age", "Age", "Allow", "Cache-Control", "Content-Disposition", "Content-Encoding",
+        "Content-Language", "Content-Length", "Content-Location", "Content-Range", "Content-Security-Policy",
+        "Content-Type", "Content-type", "Cross-Origin-Opener-Policy", "Date", "ETag", "Expires", "Last-Modified",
+        "Link", "Location", "Permissions-Policy", "Pragma", "Referrer-Policy", "Retry-After", "Server",
+        "Server-Timing", "Set-Cookie", "Strict-Transport-Security", "Vary", "Via", "WWW-Authenticate",
+        "X-Accel-Redirect", "X-Content-Type-Options", "X-Frame-Options", "X-Powered-By", "X-Request-ID",
+        "X-Request-Id", "X-XSS-Protection", "content-length", "content-type", "set-cookie",
+    }
+)  # fmt: skip
+
+
+class BadRequest(ValueError):  # noqa: N818 - it names the answer, RFC 9110 section 15.5.1
+    """A request that breaks the grammar or a limit, with the status code (int) to answer it with.
+
+    The reason is fixed text: nothing the client sent is repeated to it.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.reason}"
+
+
+def environ_key(name: str) -> str | None:
+    """The environ key for a request field name, or None for a name with an underscore.
+
+    ``X-Name`` and ``X_Name`` would share a key, and a proxy that filters one lets the other pass.
+
+    >>> environ_key("X-Name"), environ_key("Content-Type"), environ_key("X_Name")
+    ('HTTP_X_NAME', 'CONTENT_TYPE', None)
+    """
+    if "_" in name:
+        return None
+    key = name.upper().replace("-", "_")
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else "HTTP_" + key
+
+
+def split_target(target: str) -> tuple[str | None, str]:
+    """Split a request target into its authority, if it names one, and its path with query.
+
+    The asterisk-form has no path at all (RFC 9110 section 7.1).
+    """
+    if target == "*":
+        return None, ""
+    absolute = ABSOLUTE_FORM.fullmatch(target)
+    if absolute is None:
+        return None, target
+    authority, path = absolute.groups()
+    return authority, path if path.startswith("/") else "/" + path
+
+
+def check_target(method: str, target: str) -> None:
+    """Raise BadRequest unless the target has a form that RFC 9112 section 3.2 allows the method."""
+    if method == "CONNECT":
+        raise BadRequest(501, "CONNECT is not supported")
+    if target.startswith("/") or (target == "*" and method == "OPTIONS"):
+        return
+    absolute = ABSOLUTE_FORM.fullmatch(target)
+    if absolute is None or AUTHORITY.fullmatch(absolute[1]) is None:
+        raise BadRequest(400, "Bad request target")

@@ -1,0 +1,17 @@
+"""Every limit, its default, and the reason for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what a client may send."""
+
+    #: Bytes of a request line without its end; RFC 9112 section 3 wants at least 8000.
+    request_line: int = 8190
+    #: Bytes of all field lines together: a head never costs more memory than this.
+    field_section: int = 65536
+    #: Field lines in a head; browsers send about 15, and each becomes an environ key.
+    fields: int = 100

@@ -1,0 +1,287 @@
+"""The HTTP server for WSGI applications: ``make_server()`` and the classes it puts together.
+
+``WSGIServer`` is an ``http.server.HTTPServer`` and ``WSGIRequestHandler`` a ``BaseHTTPRequestHandler``:
+each connection gets a handler object, which reads one request and answers it.
+"""
+
+from __future__ import annotations
+
+import platform
+import socket
+import socketserver
+import sys
+from collections.abc import Callable
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ._backend import RequestHead, build_environ, parse_head, parse_request_line
+from ._grammar import BadRequest
+from ._server.head_reader import read_field_section
+from ._server.settings import Limits
+from .handlers import SimpleHandler
+
+if TYPE_CHECKING:
+    from .types import ErrorStream, StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["WSGIRequestHandler", "WSGIServer", "demo_app", "make_server"]
+
+_VERSION = "0.2"
+
+# Scripts and tests compare the Server line, so it reads as the standard library's on each Python.
+server_version = "WSGIServer" if sys.version_info >= (3, 15) else f"WSGIServer/{_VERSION}"
+sys_version = f"{platform.python_implementation()}/{platform.python_version()}"
+software_version = f"{server_version} {sys_version}"
+
+LIMITS = Limits()
+
+_ForkingMixIn: Any = getattr(socketserver, "ForkingMixIn", ())  # POSIX only
+
+
+class ServerHandler(SimpleHandler):
+    """Runs the application for a request handler, and has it log the answer."""
+
+    server_software = software_version
+    request_handler: WSGIRequestHandler
+
+    def close(self) -> None:
+        try:
+            code = self.status.split(" ", 1)[0] if self.status else "-"
+            self.request_handler.log_request(code, self.bytes_sent)
+        finally:
+            super().close()
+
+
+class WSGIServer(HTTPServer):
+    """A server for one WSGI application.
+
+    server_address: (host, port), the host a name, an address, or "" for all interfaces; a host with
+    colons is IPv6. RequestHandlerClass: called for each connection, usually WSGIRequestHandler.
+    """
+
+    application: WSGIApplication | None = None
+    base_environ: WSGIEnvironment
+
+    def __init__(
+        self,
+        server_address: tuple[str, int],
+        RequestHandlerClass: Callable[..., Any],  # noqa: N803 - socketserver's name
+        bind_and_activate: bool = True,
+    ) -> None:
+        if self.address_family == socket.AF_INET and ":" in server_address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(server_address, RequestHandlerClass, bind_and_activate)
+
+    def server_bind(self) -> None:
+        """Bind, and name the server: as it was called, without asking the DNS."""
+        socketserver.TCPServer.server_bind(self)
+        host, port = self.server_address[:2]
+        self.server_name = socket.gethostname() if host in ("", "0.0.0.0", "::") else str(host)
+        self.server_port = port
+        self.setup_environ()
+
+    def setup_environ(self) -> None:
+        """Set ``self.base_environ``, what all requests' environs begin with."""
+        self.base_environ = {
+            "SERVER_NAME": self.server_name,
+            "GATEWAY_INTERFACE": "CGI/1.1",
+            "SERVER_PORT": str(self.server_port),
+            "REMOTE_HOST": "",
+            "CONTENT_LENGTH": "",
+            "SCRIPT_NAME": "",
+        }
+
+    def get_app(self) -> WSGIApplication | None:
+        """The application."""
+        return self.application
+
+    def set_app(self, application: WSGIApplication | None) -> None:
+        """Set the application, a PEP 3333 callable."""
+        self.application = application
+
+
+class WSGIRequestHandler(BaseHTTPRequestHandler):
+    """Reads one request from a connection and answers it by the server's application.
+
+    request: the socket; client_address: (host, port, ...); server: the WSGIServer.
+    """
+
+    server_version = server_version
+    raw_requestline: bytes
+
+    _head: RequestHead | None = None
+    _message: Message | None = None
+    _request: tuple[str, str, str] | None = None
+
+    @property
+    def headers(self) -> Message:
+        """The request's fields as an ``http.client.HTTPMessage``, made when first looked at."""
+        if self._message is None:
+            if self._head is None:
+                raise AttributeError("headers")
+            self._message = self.MessageClass()
+            for name, value in self._head.fields:
+                self._message[name] = value
+        return self._message
+
+    @headers.setter
+    def headers(self, message: Message) -> None:
+        self._message = message
+
+    def address_string(self) -> str:
+        """The client's address for the log, "-" where it has none (a unix socket)."""
+        return self._client()[0] or "-"
+
+    def _client(self) -> tuple[str, str]:
+        address = self.client_address
+        if isinstance(address, tuple) and len(address) > 1:
+            return str(address[0]), str(address[1])
+        return "", ""
+
+    def get_environ(self) -> WSGIEnvironment:
+        """A new environ for the current request, on a copy of the server's ``base_environ``.
+
+        If ``headers`` was looked at, the fields are read from there: a subclass may have changed them.
+        """
+        head, request = self._head, (self.command, self.path, self.request_version)
+        if head is None or self._message is not None or self._request != request:
+            head = RequestHead(*request, [(name, value.strip(" \t")) for name, value in self.headers.items()])
+        environ = build_environ(self.server.base_environ, head)  # type: ignore[attr-defined]
+        environ["SERVER_SOFTWARE"] = self.server_version
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self._client()
+        environ.setdefault("CONTENT_TYPE", "text/plain")
+        return environ
+
+    def get_stderr(self) -> ErrorStream:
+        """The stream for ``wsgi.errors``."""
+        return sys.stderr
+
+    def handle(self) -> None:
+        """Read a request and answer it."""
+        try:
+            self.raw_requestline = self._read_request_line()
+            if not self.parse_request():
+                return
+        except TimeoutError as error:
+            self.log_error("Request timed out: %r", error)
+            return
+        except ConnectionError:
+            return
+        stdout = _WholeWrites(self.wfile)
+        handler = ServerHandler(
+            self.rfile,
+            stdout,
+            self.get_stderr(),
+            self.get_environ(),
+            multithread=isinstance(self.server, socketserver.ThreadingMixIn),
+            multiprocess=isinstance(self.server, _ForkingMixIn),
+        )
+        handler.request_handler = self
+        try:
+            handler.run(self.server.get_app())  # type: ignore[attr-defined]
+        finally:
+            stdout.flush()
+
+    def _read_request_line(self) -> bytes:
+        """The first line, or the second if that is empty (RFC 9112 section 2.2)."""
+        line = self.rfile.readline(LIMITS.request_line + 3)
+        return line if line not in (b"\r\n", b"\n") else self.rfile.readline(LIMITS.request_line + 3)
+
+    def parse_request(self) -> bool:
+        """Parse the request whose first line is ``raw_requestline``; read the rest of its head.
+
+        Sets ``requestline``, ``command``, ``path``, ``request_version``, ``headers`` and
+        ``close_connection``. Returns False if there is no request to answer: it has had its answer.
+        """
+        # What send_error() and the log want to know, whatever comes.
+        self.command = ""
+        self.request_version = "HTTP/1.0"
+        self.close_connection = True
+        self.requestline = self.raw_requestline.decode("iso-8859-1").rstrip("\r\n")
+        if not self.requestline:
+            return False
+        try:
+            # On its own first: the answer to a bad line mustn't wait for the lines after it.
+            self.command, _, self.request_version = parse_request_line(
+                self.raw_requestline, LIMITS.request_line, tolerant=True
+            )
+            section = read_field_section(self.rfile, LIMITS.field_section)
+            head = parse_head(self.raw_requestline + section, LIMITS.request_line, LIMITS.fields, tolerant=True)
+        except BadRequest as error:
+            self.send_error(error.status, explain=error.reason)
+            return False
+        self._head, self._message = head, None
+        # As http.server has it: a path that starts with two slashes would read as a host in a Location.
+        self.path = head.target if not head.target.startswith("//") else "/" + head.target.lstrip("/")
+        self._request = self.command, self.path, self.request_version
+        return self._negotiate(head)
+
+    def _negotiate(self, head: RequestHead) -> bool:
+        """Decide on the connection's fate and on 100-continue (RFC 9112 section 9.3, RFC 9110 10.1.1)."""
+        modern = self.protocol_version >= "HTTP/1.1"
+        if modern:
+            options = ",".join(head.get_all("Connection")).lower().replace(" ", "").split(",")
+            self.close_connection = "close" in options or (
+                self.request_version < "HTTP/1.1" and "keep-alive" not in options
+            )
+            if self.request_version >= "HTTP/1.1" and "100-continue" in map(str.lower, head.get_all("Expect")):
+                return self.handle_expect_100()
+        return True
+
+
+class _WholeWrites:
+    """An output stream that sends what was written in one piece at each flush."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def flush(self) -> None:
+        if self.pieces:
+            data = b"".join(self.pieces)
+            self.pieces.clear()
+            self.stream.write(data)
+            self.stream.flush()
+
+
+def demo_app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    """A WSGI application that greets the world and lists its environ, as UTF-8 text."""
+    lines = ["Hello world!", "", *(f"{name} = {value!r}" for name, value in sorted(environ.items())), ""]
+    start_response("200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+    return ["\n".join(lines).encode("utf-8")]
+
+
+_Server = TypeVar("_Server", bound=WSGIServer)
+
+
+def make_server(
+    host: str,
+    port: int,
+    app: WSGIApplication,
+    server_class: type[_Server] = WSGIServer,  # type: ignore[assignment]
+    handler_class: type[WSGIRequestHandler] = WSGIRequestHandler,
+) -> _Server:
+    """Make a server that listens and has its application.
+
+    host: str, "" for all interfaces; port: int, 0 for a free one (``server.server_port`` tells which);
+    app: PEP 3333 callable. Raises OSError if the address can't be bound.
+    """
+    server = server_class((host, port), handler_class)
+    server.set_app(app)
+    return server
+
+
+if sys.version_info < (3, 15):
+    __version__ = _VERSION
+else:
+
+    def __getattr__(name: str) -> str:
+        if name == "__version__":
+            import warnings
+
+            warnings._deprecated("__version__", remove=(3, 20))  # type: ignore[attr-defined]
+            return _VERSION
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

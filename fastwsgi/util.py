@@ -1,0 +1,133 @@
+"""Helpers around the WSGI environ: rebuild the request's URI, walk along its path, fake one for tests.
+
+Every function takes the environ of PEP 3333: a dict of CGI-style and ``wsgi.*`` keys. What is missing
+there and needed here raises ``KeyError``.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from io import BytesIO, StringIO
+from urllib.parse import quote
+
+from ._backend import FileWrapper, is_hop_by_hop
+from .types import WSGIEnvironment
+
+__all__ = [
+    "FileWrapper",
+    "application_uri",
+    "guess_scheme",
+    "is_hop_by_hop",
+    "request_uri",
+    "setup_testing_defaults",
+    "shift_path_info",
+]
+
+# The texts that quote() returns as they are: seeing that here is several times cheaper than calling it.
+_is_quoted_script_name = re.compile(r"[A-Za-z0-9_.~/-]*").fullmatch
+_is_quoted_path_info = re.compile(r"[A-Za-z0-9_.~/;=,-]*").fullmatch
+
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def guess_scheme(environ: WSGIEnvironment) -> str:
+    """Return ``"https"`` if the CGI variable ``HTTPS`` is ``yes``, ``on`` or ``1``, else ``"http"``.
+
+    For gateways (CGI, FastCGI) that must fill in ``wsgi.url_scheme``. Source: PEP 3333, "URL
+    Reconstruction" and "environ Variables".
+    """
+    return "https" if environ.get("HTTPS") in ("yes", "on", "1") else "http"
+
+
+def application_uri(environ: WSGIEnvironment) -> str:
+    """Return the URI at which the application itself lives: no ``PATH_INFO``, no query.
+
+    Raises ``KeyError`` without ``wsgi.url_scheme``, or, if there is no ``HTTP_HOST``, without
+    ``SERVER_NAME`` or ``SERVER_PORT``; ``UnicodeEncodeError`` if ``SCRIPT_NAME`` isn't bytes decoded
+    as latin-1. Source: PEP 3333, "URL Reconstruction".
+    """
+    scheme = environ["wsgi.url_scheme"]
+    authority = environ.get("HTTP_HOST")
+    if not authority:
+        authority = environ["SERVER_NAME"]
+        port = environ["SERVER_PORT"]
+        if port != ("443" if scheme == "https" else "80"):
+            authority += ":" + port
+    script_name = environ.get("SCRIPT_NAME") or "/"
+    if not _is_quoted_script_name(script_name):
+        script_name = quote(script_name, encoding="latin1")
+    return str(scheme + "://" + authority + script_name)
+
+
+def request_uri(environ: WSGIEnvironment, include_query: bool = True) -> str:
+    """Return the URI the client asked for, with ``?QUERY_STRING`` unless *include_query* is false.
+
+    Raises what :func:`application_uri` raises. Source: PEP 3333, "URL Reconstruction".
+    """
+    uri = application_uri(environ)
+    path_info: str = environ.get("PATH_INFO", "")
+    if not _is_quoted_path_info(path_info):
+        path_info = quote(path_info, safe="/;=,", encoding="latin1")
+    # Without a SCRIPT_NAME the application's URI ends in the slash that PATH_INFO starts with.
+    uri += path_info if environ.get("SCRIPT_NAME") else path_info[1:]
+    if include_query:
+        query = environ.get("QUERY_STRING")
+        if query:
+            uri += "?" + query
+    return uri
+
+
+def shift_path_info(environ: WSGIEnvironment) -> str | None:
+    """Move the first segment of ``PATH_INFO`` to the end of ``SCRIPT_NAME``, in place; return it.
+
+    Returns ``None`` when ``PATH_INFO`` has no segment left. A ``PATH_INFO`` of ``"/"`` gives ``""`` and
+    a ``SCRIPT_NAME`` that ends in a slash, so that a traversal can tell ``/x/`` from ``/x``. Elsewhere
+    empty and ``.`` segments are dropped, and ``..`` climbs. Raises ``IndexError``, with the environ
+    untouched, for a ``PATH_INFO`` without any slash.
+    """
+    path_info: str = environ.get("PATH_INFO", "")
+    if not path_info:
+        return None
+    if "//" in path_info or "/./" in path_info:
+        head, *middle, tail = path_info.split("/")
+        path_info = "/".join([head, *(segment for segment in middle if segment not in ("", ".")), tail])
+
+    parts = path_info.split("/", 2)
+    name = parts[1]
+    script_name: str = environ.get("SCRIPT_NAME", "") + "/" + name
+    # Most scripts' names are normal already, and then normpath() is most of the time spent here.
+    if not name or script_name[0] != "/" or "//" in script_name or "/." in script_name:
+        script_name = posixpath.normpath(script_name).removesuffix("/")
+        if not name and not script_name.endswith("/"):
+            script_name += "/"
+    environ["SCRIPT_NAME"] = script_name
+    environ["PATH_INFO"] = parts[0] if len(parts) == 2 else f"{parts[0]}/{parts[2]}"
+    # A lone "." at the end of the path is no name: nothing was shifted.
+    return None if name == "." else name
+
+
+def setup_testing_defaults(environ: WSGIEnvironment) -> None:
+    """Add to *environ*, in place, whatever an application may expect and isn't there: a made-up request.
+
+    A ``GET`` of ``/`` on ``127.0.0.1`` with an empty body, HTTP/1.0. For tests only. Source of the
+    keys: PEP 3333, "environ Variables".
+    """
+    setdefault = environ.setdefault
+    server_name = setdefault("SERVER_NAME", "127.0.0.1")
+    setdefault("SERVER_PROTOCOL", "HTTP/1.0")
+    setdefault("HTTP_HOST", server_name)
+    setdefault("REQUEST_METHOD", "GET")
+    # One of the two alone is a complete statement of where the request points to.
+    if "SCRIPT_NAME" not in environ and "PATH_INFO" not in environ:
+        environ["SCRIPT_NAME"] = ""
+        environ["PATH_INFO"] = "/"
+    setdefault("wsgi.version", (1, 0))
+    setdefault("wsgi.run_once", 0)
+    setdefault("wsgi.multithread", 0)
+    setdefault("wsgi.multiprocess", 0)
+    setdefault("wsgi.input", BytesIO())
+    setdefault("wsgi.errors", StringIO())
+    scheme = setdefault("wsgi.url_scheme", guess_scheme(environ))
+    if scheme in _DEFAULT_PORTS:
+        setdefault("SERVER_PORT", _DEFAULT_PORTS[scheme])

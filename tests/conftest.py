@@ -1,0 +1,68 @@
+"""The three legs: every test runs on a named implementation, never on whichever happens to be there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from differences import DIFFERENCES
+
+MODULES = ("util", "headers", "handlers", "simple_server", "validate", "types")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--leg",
+        choices=("compiled", "pure", "stdlib"),
+        default="compiled",
+        help="the implementation under test (default: compiled, and it fails if that is missing)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    leg = config.getoption("--leg")
+    if leg == "compiled":
+        os.environ.pop("FASTWSGI_PURE", None)
+    else:
+        os.environ["FASTWSGI_PURE"] = "1"
+    if leg != "stdlib":
+        import fastwsgi
+
+        if fastwsgi.implementation != leg:
+            raise pytest.UsageError(
+                f"--leg={leg} was asked for, but fastwsgi runs on {fastwsgi.implementation!r}"
+            )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On the standard library's leg keep the shared tests, less the listed differences."""
+    for item in items:
+        for marker in item.iter_markers("differs"):
+            if marker.args[0] not in DIFFERENCES:
+                raise pytest.UsageError(f"{item.nodeid}: {marker.args[0]!r} is not in tests/differences.py")
+    if config.getoption("--leg") != "stdlib":
+        return
+    kept = [item for item in items if item.get_closest_marker("shared") and not item.get_closest_marker("differs")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+@pytest.fixture(scope="session")
+def leg(pytestconfig: pytest.Config) -> str:
+    """The implementation under test: "compiled", "pure" or "stdlib"."""
+    return str(pytestconfig.getoption("--leg"))
+
+
+@pytest.fixture(scope="session")
+def wsgi(leg: str) -> SimpleNamespace:
+    """wsgiref's six modules, of the implementation under test, as attributes."""
+    package = "wsgiref" if leg == "stdlib" else "fastwsgi"
+    modules: dict[str, ModuleType] = {}
+    for name in MODULES:
+        if not (package == "wsgiref" and name == "types" and sys.version_info < (3, 11)):
+            modules[name] = importlib.import_module(f"{package}.{name}")
+    return SimpleNamespace(package=package, **modules)
