@@ -19,7 +19,7 @@ test: $(VENV)/.test
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastwsgi
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastwsgi fastwsgi/*.pxi
 
 bench: $(BUILT)
 	$(BIN)/python bench/micro.py
@@ -29,7 +29,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install -q --upgrade pip
 
 # FASTWSGI_REQUIRE_SPEEDUPS does nothing where there is no extension to build.
-$(BUILT): $(BIN)/python pyproject.toml setup.py fastwsgi/_speedups.pyx fastwsgi/__init__.py
+$(BUILT): $(BIN)/python pyproject.toml setup.py fastwsgi/__init__.py $(wildcard fastwsgi/_speedups*.p?[xi])
 	FASTWSGI_REQUIRE_SPEEDUPS=$(REQUIRE_SPEEDUPS) $(BIN)/python -m pip install -q --editable .
 	@touch $@
 

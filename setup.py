@@ -7,6 +7,7 @@ a failed compile fatal. Everything else about the package is in pyproject.toml.
 import os
 import platform
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -39,8 +40,9 @@ class OptionalBuildExt(build_ext):
 def extensions() -> list[Extension]:
     if asked("FASTWSGI_PURE") or platform.python_implementation() != "CPython":
         return []
+    parts = sorted(map(str, Path("fastwsgi").glob("_speedups_*.pxi")))
     flags = [] if os.name == "nt" else ["-O3", "-g0", "-fvisibility=hidden"]
-    return [Extension("fastwsgi._speedups", ["fastwsgi/_speedups.pyx"], extra_compile_args=flags)]
+    return [Extension("fastwsgi._speedups", ["fastwsgi/_speedups.pyx"], depends=parts, extra_compile_args=flags)]
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuildExt})

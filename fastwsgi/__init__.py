@@ -6,7 +6,7 @@ the imports as they are.
 """
 
 from ._backend import implementation
-from .swap import install, uninstall
+from ._install import install, uninstall
 
 __version__ = "0.1.0"
 

@@ -360,7 +360,7 @@ def find_head_end(data: bytes, start: int = 0) -> int:
             return 2
         start = 2
     crlf = data.find(b"\n\r\n", start - 2)
-    lf = data.find(b"\n\n", start - 2, crlf if crlf >= 0 else len(data))
+    lf = data.find(b"\n\n", start - 2, crlf + 1 if crlf >= 0 else len(data))
     return lf + 2 if lf >= 0 else crlf + 3 if crlf >= 0 else -1
 
 

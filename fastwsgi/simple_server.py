@@ -282,6 +282,7 @@ else:
         if name == "__version__":
             import warnings
 
-            warnings._deprecated("__version__", remove=(3, 20))  # type: ignore[attr-defined]
+            message = "'__version__' is deprecated and slated for removal in Python 3.20"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
             return _VERSION
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

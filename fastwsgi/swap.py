@@ -1,6 +1,6 @@
-"""Put our modules in the place of wsgiref's, for a whole process and without touching a program.
+"""Run an unchanged program with our modules under wsgiref's names.
 
-In code: :func:`install` and :func:`uninstall`. From a shell::
+::
 
     python -m fastwsgi.swap SCRIPT [ARGS...]
     python -m fastwsgi.swap -m MODULE [ARGS...]
@@ -11,20 +11,16 @@ It holds for this process and those forked from it; a process that starts afresh
 from __future__ import annotations
 
 import builtins
-import importlib
 import importlib.util
 import os
 import pkgutil
 import sys
-import threading
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from types import CodeType, ModuleType, TracebackType
-from typing import Any, NoReturn
+from types import CodeType, ModuleType
+from typing import NoReturn
 
-__all__ = ["install", "uninstall"]
-
-_MODULES = ("handlers", "headers", "simple_server", "types", "util", "validate")
+from ._install import install
 
 _USAGE = "usage: python -m fastwsgi.swap [-h] (SCRIPT | -m MODULE) [ARGS...]"
 _HELP = f"""{_USAGE}
@@ -35,71 +31,6 @@ SCRIPT        a Python file, or a directory or zip file with a __main__.py, as f
 -m MODULE     a module or package, as for python -m MODULE
 ARGS          the program's own arguments
 """
-
-# The places we changed, each with what it held before; None while nothing is installed.
-_replaced: list[tuple[dict[str, Any], str, Any]] | None = None
-_lock = threading.Lock()
-_ABSENT = object()
-
-
-class _Installation:
-    """What :func:`install` returns; leaving its ``with`` block takes back what that call has done."""
-
-    def __init__(self, did_it: bool) -> None:
-        self._did_it = did_it
-
-    def __enter__(self) -> _Installation:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._did_it:
-            uninstall()
-
-
-def install() -> _Installation:
-    """Put our six modules under wsgiref's names, for all imports and ``wsgiref.`` look-ups from now on.
-
-    Code that has imported the package ``wsgiref`` before sees them too; names that were taken out of
-    its modules before (``from wsgiref.util import FileWrapper``) stay what they are. Installing twice
-    changes nothing.
-
-    The result can be used in a ``with`` statement: at the block's end :func:`uninstall` is called if it
-    was this call that installed, so of nested blocks the outermost restores.
-    """
-    global _replaced  # noqa: PLW0603
-    # Before the lock is taken: an import can run other people's code.
-    package = importlib.import_module("wsgiref")
-    ours = {name: importlib.import_module(f"{__package__}.{name}") for name in _MODULES}
-    with _lock:
-        if _replaced is not None:
-            return _Installation(did_it=False)
-        _replaced = []
-        for name, module in ours.items():
-            for namespace, key in ((sys.modules, f"wsgiref.{name}"), (vars(package), name)):
-                _replaced.append((namespace, key, namespace.get(key, _ABSENT)))
-                namespace[key] = module
-    return _Installation(did_it=True)
-
-
-def uninstall() -> None:
-    """Undo :func:`install`, wherever it was called: wsgiref's modules are again what they were.
-
-    A module that hadn't been imported is absent again. Does nothing if nothing is installed.
-    """
-    global _replaced  # noqa: PLW0603
-    with _lock:
-        for namespace, key, value in _replaced or ():
-            if value is _ABSENT:
-                namespace.pop(key, None)
-            else:
-                namespace[key] = value
-        _replaced = None
-
 
 def main(argv: Sequence[str]) -> None:
     """Run the program that *argv* (without our own name) asks for, as the interpreter would run it.
@@ -149,6 +80,7 @@ def _find_module(name: str) -> ModuleSpec:
         # A parent package that isn't there is ours to report; one that fails to import speaks for itself.
         if not f"{name}.".startswith(f"{error.name}."):
             raise
+        spec = None
     if spec is None:
         _refuse(f"no module named {name!r}")
     return spec
@@ -203,5 +135,4 @@ def _run(code: CodeType, **names: object) -> None:
 
 
 if __name__ == "__main__":
-    # By name, because this is a second copy: a program that calls install() must meet our state.
-    importlib.import_module("fastwsgi.swap").main(sys.argv[1:])
+    main(sys.argv[1:])

@@ -91,7 +91,7 @@ def shift_path_info(environ: WSGIEnvironment) -> str | None:
         return None
     if "//" in path_info or "/./" in path_info:
         head, *middle, tail = path_info.split("/")
-        path_info = "/".join([head, *(segment for segment in middle if segment not in ("", ".")), tail])
+        path_info = "/".join([head, *[part for part in middle if part and part != "."], tail])
 
     parts = path_info.split("/", 2)
     name = parts[1]

@@ -248,9 +248,7 @@ def check_environ(environ: object) -> None:
     ``CONTENT_LENGTH`` that isn't a number.
     """
     if type(environ) is not dict:
-        raise AssertionError(
-            f"Environment is not of the right type: {type(environ)!r} (environment: {environ!r})"
-        )
+        raise AssertionError(f"Environment is not of the right type: {type(environ)!r} (environment: {environ!r})")
     for key in _REQUIRED_KEYS:
         if key not in environ:
             raise AssertionError(f"Environment missing required key: {key!r}")
@@ -268,9 +266,7 @@ def check_environ(environ: object) -> None:
     # A key with a dot is an extension, with a value of any type; the others are CGI's variables.
     for key, value in environ.items():
         if "." not in key and type(value) is not str:
-            raise AssertionError(
-                f"Environmental variable {key} is not a string: {type(value)!r} (value: {value!r})"
-            )
+            raise AssertionError(f"Environmental variable {key} is not a string: {type(value)!r} (value: {value!r})")
     version = environ["wsgi.version"]
     if type(version) is not tuple:
         raise AssertionError(f"wsgi.version should be a tuple ({version!r})")
@@ -294,9 +290,7 @@ def check_environ(environ: object) -> None:
     if content_length and int(content_length) < 0:
         raise AssertionError(f"Invalid CONTENT_LENGTH: {content_length!r}")
     if script_name == "/":
-        raise AssertionError(
-            "SCRIPT_NAME cannot be '/'; it should instead be '', and PATH_INFO should be '/'"
-        )
+        raise AssertionError("SCRIPT_NAME cannot be '/'; it should instead be '', and PATH_INFO should be '/'")
 
 
 def check_input(wsgi_input: object) -> None:
@@ -389,9 +383,7 @@ def check_content_type(status: object, headers: Iterable[tuple[object, object]])
         if check_string_type(name, "Header name").lower() == "content-type":
             if has_content:
                 return
-            raise AssertionError(
-                f"Content-Type header found in a {code} response, which must not return content."
-            )
+            raise AssertionError(f"Content-Type header found in a {code} response, which must not return content.")
     if has_content:
         # With a tuple this % means something else than an f-string, and that is what wsgiref says then.
         raise AssertionError("No Content-Type header found in headers (%s)" % headers)  # noqa: UP031

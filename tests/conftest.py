@@ -39,14 +39,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On the standard library's leg keep the shared tests, less the listed differences."""
+    """Keep what the leg can run: on the standard library's the shared tests, less the listed differences."""
     for item in items:
         for marker in item.iter_markers("differs"):
             if marker.args[0] not in DIFFERENCES:
                 raise pytest.UsageError(f"{item.nodeid}: {marker.args[0]!r} is not in tests/differences.py")
-    if config.getoption("--leg") != "stdlib":
+    leg = config.getoption("--leg")
+    if leg == "compiled":
         return
-    kept = [item for item in items if item.get_closest_marker("shared") and not item.get_closest_marker("differs")]
+    kept = [item for item in items if not item.get_closest_marker("compiled")]
+    if leg == "stdlib":
+        kept = [item for item in kept if item.get_closest_marker("shared") and not item.get_closest_marker("differs")]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
@@ -55,6 +58,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def leg(pytestconfig: pytest.Config) -> str:
     """The implementation under test: "compiled", "pure" or "stdlib"."""
     return str(pytestconfig.getoption("--leg"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of the twins on each of them; on the pure leg there is one."""
+    if "twin" in metafunc.fixturenames:
+        twins = ["_fallback", "_speedups"] if metafunc.config.getoption("--leg") == "compiled" else ["_fallback"]
+        modules = [importlib.import_module(f"fastwsgi.{name}") for name in twins]
+        metafunc.parametrize("twin", modules, ids=twins)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,233 @@
+# Handlers: the short cut through methods that nobody overrides. Included by _speedups.pyx.
+
+@cython.final
+@cython.internal
+cdef class Stock:
+    """What a class of handlers with stock hooks says by class attributes, as of its version tag then.
+
+    A tag changes with any attribute of the class or of its bases, so these are read once for many requests.
+    """
+
+    cdef PyTypeObject* cls
+    cdef unsigned int version
+    cdef dict os_environ
+    cdef object wsgi_version, wsgi_run_once, file_wrapper, origin_server, http_version, software
+    cdef bint closes, writes
+
+
+cdef Stock last_stock = None
+
+
+cdef Stock stock_of(object handler, dict stock):
+    """The Stock of the handler's class, or None if a hook or a value is overridden where it may not be."""
+    global last_stock
+    cdef Stock known = last_stock
+    cdef PyTypeObject* cls = Py_TYPE(handler)
+    for name in <dict>handler.__dict__:
+        if name in stock:
+            return None
+    if known is None or known.cls != cls or known.version != cls.tp_version_tag:
+        known = read_stock(<object>cls, stock)
+        if known is not None and known.version:
+            last_stock = known
+    return known
+
+
+cdef Stock read_stock(object cls, dict stock):
+    cdef Stock found = Stock.__new__(Stock)
+    for name, function in stock.items():
+        value = getattr(cls, name)
+        if function is None:
+            if hasattr(type(value), "__get__"):  # an instance would see another value
+                return None
+        elif value is not function and name not in ("close", "_write", "_flush"):
+            return None
+    if type(cls.os_environ) is not dict or cls.headers_class is not Headers:
+        return None
+    found.cls = <PyTypeObject*>cls
+    found.version = found.cls.tp_version_tag
+    found.os_environ = cls.os_environ
+    found.wsgi_version = cls.wsgi_version
+    found.wsgi_run_once = cls.wsgi_run_once
+    found.file_wrapper = cls.wsgi_file_wrapper
+    found.origin_server = bool(cls.origin_server)
+    found.http_version = cls.http_version
+    found.software = cls.server_software or None
+    found.closes = cls.close is stock["close"]
+    found.writes = cls._write is stock["_write"] and cls._flush is stock["_flush"]
+    return found
+
+
+@cython.final
+@cython.internal
+@cython.freelist(16)
+cdef class Response:
+    """The state of one short-cut run, until it is handed over to the handler."""
+
+    cdef object handler
+    cdef object status
+    cdef list headers
+    cdef bint handed_over
+
+    def start_response(self, status, headers, exc_info=None):
+        if exc_info is None and self.status is None and not self.handed_over and good_start(status, headers):
+            self.status = status
+            self.headers = headers
+            return self.write
+        self.hand_over()
+        return self.handler.start_response(status, headers, exc_info)
+
+    def write(self, data):
+        self.hand_over()
+        self.handler.write(data)
+
+    cdef int hand_over(self) except -1:
+        if not self.handed_over:
+            self.handed_over = True
+            if self.status is not None:
+                self.handler.status = self.status
+                self.handler.headers = Headers(self.headers)
+        return 0
+
+
+cdef inline bint good_start(object status, object headers):
+    """Whether these are what start_response may be given; if not, the handler's own says why."""
+    cdef Py_ssize_t i, size = 0
+    if not (type(headers) is list and good_status(status)):
+        return False
+    for i in range(PyList_GET_SIZE(headers)):
+        pair = <object>PyList_GET_ITEM(headers, i)
+        if not (good_pair(pair) and clean_pair(pair, &size)):
+            return False
+    return True
+
+
+def run_stock(handler, application, dict stock):
+    cdef Stock known = stock_of(handler, stock)
+    if known is None:
+        return False
+    cdef dict environ = stock_environ(handler, known)
+    cdef Response response = Response.__new__(Response)
+    cdef bytes answer = None
+    response.handler = handler
+    try:
+        result = application(environ, response.start_response)
+        if response.status is not None and not response.handed_over:
+            answer = format_answer(known, response, environ, result)
+    except BaseException:
+        response.hand_over()
+        raise
+    if answer is None:
+        response.hand_over()
+        handler.result = result
+        handler.finish_response()
+        return True
+    try:
+        if known.writes:
+            stdout = handler.stdout
+            written = stdout.write(answer)
+            if written is not None and written != PyBytes_GET_SIZE(answer):
+                handler._write_rest(answer, written)
+            stdout.flush()
+        else:
+            handler._write(answer)
+            handler._flush()
+    except BaseException:
+        sent(response, result)
+        raise
+    if known.closes:
+        handler.environ = None  # nothing else was set
+    else:
+        sent(response, result)
+        handler.close()
+    return True
+
+
+cdef int sent(Response response, object result) except -1:
+    """Hand over the state of an answer that went out whole, or tried to."""
+    response.hand_over()
+    handler = response.handler
+    handler.result = result
+    handler.headers_sent = True
+    handler.bytes_sent = len(result[0])
+    return 0
+
+
+cdef dict stock_environ(object handler, Stock known):
+    """What SimpleHandler's hooks put into the environ."""
+    cdef dict environ = known.os_environ.copy()
+    cdef PyObject* https
+    handler.environ = environ
+    environ.update(handler.base_env)
+    environ["wsgi.input"] = handler.stdin
+    environ["wsgi.errors"] = handler.stderr
+    environ["wsgi.version"] = known.wsgi_version
+    environ["wsgi.run_once"] = known.wsgi_run_once
+    https = PyDict_GetItemWithError(environ, "HTTPS")
+    environ["wsgi.url_scheme"] = "https" if https != NULL and <object>https in ("yes", "on", "1") else "http"
+    environ["wsgi.multithread"] = handler.wsgi_multithread
+    environ["wsgi.multiprocess"] = handler.wsgi_multiprocess
+    if known.file_wrapper is not None:
+        environ["wsgi.file_wrapper"] = known.file_wrapper
+    if known.origin_server and known.software is not None:
+        environ.setdefault("SERVER_SOFTWARE", known.software)
+    return environ
+
+
+cdef bytes format_answer(Stock known, Response response, dict environ, object result):
+    """Head and body of an answer whose body is one block, as one piece; None for any other answer."""
+    cdef Py_ssize_t i, name_size, size = 0
+    cdef bint has_length = False, has_date = False, has_server = False
+    cdef bytes block, preamble
+    if type(result) is list:
+        if PyList_GET_SIZE(result) != 1 or type((<list>result)[0]) is not bytes:
+            return None
+        block = (<list>result)[0]
+    elif type(result) is tuple:
+        if PyTuple_GET_SIZE(result) != 1 or type((<tuple>result)[0]) is not bytes:
+            return None
+        block = (<tuple>result)[0]
+    else:
+        return None
+    if not known.origin_server or environ.get("SERVER_PROTOCOL") not in ("HTTP/1.1", "HTTP/1.0"):
+        return None
+    for i in range(PyList_GET_SIZE(response.headers)):
+        pair = <object>PyList_GET_ITEM(response.headers, i)
+        if not clean_pair(pair, &size):
+            return None
+        name = <object>PyTuple_GET_ITEM(pair, 0)
+        name_size = PyUnicode_GET_LENGTH(name)
+        if name_size == 14:
+            has_length = has_length or same_name(octets(name), b"content-length", 14)
+        elif name_size == 4:
+            has_date = has_date or same_name(octets(name), b"date", 4)
+        elif name_size == 6:
+            has_server = has_server or same_name(octets(name), b"server", 6)
+    preamble = preamble_lines(
+        known.http_version,
+        response.status,
+        None if has_date else date_now(),
+        None if has_server else known.software,
+    )
+    cdef unsigned char length[40]
+    cdef unsigned char* end = length + sizeof(length)
+    cdef unsigned char* start = end
+    cdef Py_ssize_t rest = PyBytes_GET_SIZE(block)
+    if not has_length:
+        start = put_back(start, b"\r\n", 2)
+        while rest or start == end - 2:
+            start -= 1
+            start[0] = 48 + rest % 10
+            rest //= 10
+        start = put_back(start, b"Content-Length: ", 16)
+
+    size += PyBytes_GET_SIZE(preamble) + (end - start) + 2 + PyBytes_GET_SIZE(block)
+    cdef bytes answer = PyBytes_FromStringAndSize(NULL, size)
+    cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(answer)
+    at = put(at, PyBytes_AS_STRING(preamble), PyBytes_GET_SIZE(preamble))
+    for i in range(PyList_GET_SIZE(response.headers)):
+        at = put_pair(at, <object>PyList_GET_ITEM(response.headers, i))
+    at = put(at, start, end - start)
+    at = put(at, b"\r\n", 2)
+    put(at, PyBytes_AS_STRING(block), PyBytes_GET_SIZE(block))
+    return answer

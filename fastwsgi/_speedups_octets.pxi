@@ -1,0 +1,93 @@
+# Octets: character classes, and the text of a str. Included by _speedups.pyx.
+
+cdef unsigned char LOWER[256]
+cdef unsigned char IS_TCHAR[256]
+cdef unsigned char IS_TARGET[256]
+cdef unsigned char IS_TOLERANT_TARGET[256]
+cdef unsigned char IS_FIELD_VALUE[256]
+
+
+cdef void fill(unsigned char* table, str characters):
+    cdef int octet
+    for octet in range(256):
+        table[octet] = re.fullmatch(f"[{characters}]", chr(octet)) is not None
+
+
+def _fill_tables():
+    cdef int octet
+    for octet in range(256):
+        LOWER[octet] = octet + 32 if 65 <= octet <= 90 else octet
+    fill(IS_TCHAR, TCHAR)
+    fill(IS_TARGET, TARGET)
+    fill(IS_TOLERANT_TARGET, TOLERANT_TARGET)
+    fill(IS_FIELD_VALUE, FIELD_VALUE)
+
+
+cdef enum:
+    WORD = 8
+
+cdef uint64_t ONES = 0x0101010101010101
+cdef uint64_t HIGH_BITS = 0x8080808080808080
+
+
+cdef inline bint has_control(uint64_t word) noexcept:
+    """Whether an octet of the word is under 32 or is 127 (which of them, the borrows don't tell)."""
+    cdef uint64_t deleted = word ^ ONES * 127
+    return ((word - ONES * 32) & ~word | (deleted - ONES) & ~deleted) & HIGH_BITS != 0
+
+
+cdef inline bint no_control(Octets text, Py_ssize_t size) noexcept:
+    """Whether no octet is a control character, eight at a time."""
+    cdef uint64_t word
+    cdef Octets last = text + size - WORD
+    if size < WORD:
+        while size:
+            size -= 1
+            if text[size] < 32 or text[size] == 127:
+                return False
+        return True
+    while text < last:
+        memcpy(&word, text, WORD)
+        if has_control(word):
+            return False
+        text += WORD
+    memcpy(&word, last, WORD)
+    return not has_control(word)
+
+
+cdef inline bint clean_name(Octets text, Py_ssize_t size) noexcept:
+    """Whether all octets may stand in a field name or a status."""
+    return no_control(text, size)
+
+
+cdef inline bint clean(Octets text, Py_ssize_t size) noexcept:
+    """Whether all octets may stand in a field value."""
+    cdef Py_ssize_t i
+    if no_control(text, size):
+        return True
+    for i in range(size):
+        if not IS_FIELD_VALUE[text[i]]:
+            return False
+    return True
+
+
+# ---- str as octets -----------------------------------------------------------------------------------
+
+cdef inline bint is_ascii(object text) noexcept:
+    return PyUnicode_CheckExact(text) and PyUnicode_IS_ASCII(text)
+
+
+cdef inline bint is_latin1(object text) noexcept:
+    return PyUnicode_CheckExact(text) and PyUnicode_KIND(text) == PyUnicode_1BYTE_KIND
+
+
+cdef inline Octets octets(object text) noexcept:
+    return <Octets>PyUnicode_DATA(text)
+
+
+cdef inline bint same_name(Octets a, Octets b, Py_ssize_t size) noexcept:
+    cdef Py_ssize_t i
+    for i in range(size):
+        if a[i] != b[i] and LOWER[a[i]] != LOWER[b[i]]:
+            return False
+    return True

@@ -1,0 +1,396 @@
+# Request: head, environ. Included by _speedups.pyx.
+
+def find_head_end(data, Py_ssize_t start=0):
+    if type(data) is not bytes:
+        return _fallback.find_head_end(data, start)
+    return head_end(<Octets>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), start)
+
+
+cdef Py_ssize_t head_end(Octets data, Py_ssize_t size, Py_ssize_t start) noexcept:
+    """The index just past the first empty line, or -1; the first start octets were searched before."""
+    cdef Octets at = data + (start - 2 if start > 2 else 0)
+    cdef Octets end = data + size
+    if at == data and size:  # the data begin with a line
+        if at[0] == 10:
+            return 1
+        if at[0] == 13 and size > 1 and at[1] == 10:
+            return 2
+    while at < end:
+        at = <Octets>memchr(at, 10, end - at)
+        if at == NULL:
+            return -1
+        at += 1
+        if at < end and at[0] == 10:
+            return at + 1 - data
+        if at + 1 < end and at[0] == 13 and at[1] == 10:
+            return at + 2 - data
+    return -1
+
+
+cdef struct Field:
+    int name
+    int name_size
+    int value
+    int value_size
+
+
+@cython.freelist(16)
+cdef class RequestHead:
+    """RequestHead(method, target, version, fields)\n--\n\nA parsed request head."""
+
+    cdef readonly object method
+    cdef readonly object target
+    cdef readonly object version
+    cdef list pairs
+    # A parsed head keeps its octets and where the fields lie in them; one made by hand only pairs.
+    cdef bytes data
+    cdef Field* table
+    cdef Py_ssize_t count
+
+    def __init__(self, method, target, version, fields):
+        self.method = method
+        self.target = target
+        self.version = version
+        self.pairs = fields
+        self.data = None
+
+    def __dealloc__(self):
+        PyMem_Free(self.table)
+
+    @property
+    def fields(self):
+        cdef Py_ssize_t i
+        cdef Octets data
+        cdef Field* field
+        cdef list pairs
+        if self.pairs is None:
+            data = <Octets>PyBytes_AS_STRING(self.data)
+            pairs = []
+            for i in range(self.count):
+                field = &self.table[i]
+                pairs.append((latin1(data + field.name, field.name_size), latin1(data + field.value, field.value_size)))
+            self.pairs = pairs
+        return self.pairs
+
+    def get_all(self, name):
+        cdef Py_ssize_t i, size
+        cdef Octets data
+        cdef Field* field
+        if self.data is None or not is_ascii(name):
+            return _fallback.RequestHead.get_all(self, name)
+        size = PyUnicode_GET_LENGTH(name)
+        data = <Octets>PyBytes_AS_STRING(self.data)
+        values = []
+        for i in range(self.count):
+            field = &self.table[i]
+            if field.name_size == size and same_name(data + field.name, octets(name), size):
+                values.append(latin1(data + field.value, field.value_size))
+        return values
+
+
+cdef inline object latin1(Octets text, Py_ssize_t size):
+    return PyUnicode_DecodeLatin1(<const char*>text, size, NULL)
+
+
+def parse_request_line(data, Py_ssize_t max_line=8190, bint tolerant=False):
+    cdef RequestHead head
+    if type(data) is bytes:
+        head = RequestHead.__new__(RequestHead)
+        if parse_line(head, <Octets>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), max_line, tolerant):
+            return head.method, head.target, head.version
+    return _fallback.parse_request_line(data, max_line, tolerant)
+
+
+cdef bint parse_line(RequestHead head, Octets data, Py_ssize_t size, Py_ssize_t max_line, bint tolerant) except -1:
+    """Parse a well-formed request line with its end; False for any other."""
+    cdef Octets at = data, target
+    cdef Octets line_end = data + size - 1
+    cdef Octets is_target = &IS_TOLERANT_TARGET[0] if tolerant else &IS_TARGET[0]
+    if size < 2 or line_end[0] != 10:
+        return False
+    if (line_end - 1)[0] == 13:
+        line_end -= 1
+    elif not tolerant:
+        return False
+    if line_end - data > max_line:
+        return False
+    # The loops end at the latest on the line's end, which is in neither class.
+    while IS_TCHAR[at[0]]:
+        at += 1
+    if at == data or at[0] != 32:
+        return False
+    head.method = method_name(data, at - data)
+    at += 1
+    target = at
+    while is_target[at[0]]:
+        at += 1
+    if at == target or line_end - at != 9 or memcmp(at, b" HTTP/1.", 8) or not 48 <= at[8] <= 57:
+        return False
+    head.target = latin1(target, at - target)
+    head.version = "HTTP/1.1" if at[8] == 49 else "HTTP/1.0" if at[8] == 48 else latin1(at + 1, 8)
+    if target[0] != 47 or head.method == "CONNECT":
+        check_target(head.method, head.target)
+    return True
+
+
+def parse_head(data, Py_ssize_t max_line=8190, Py_ssize_t max_fields=100, bint tolerant=False):
+    cdef RequestHead head = None
+    if type(data) is bytes and PyBytes_GET_SIZE(data) < 0x7fffffff:
+        head = parse(<bytes>data, max_line, max_fields, tolerant)
+    if head is None:
+        pure = _fallback.parse_head(data, max_line, max_fields, tolerant)
+        head = RequestHead(pure.method, pure.target, pure.version, pure.fields)
+    return head
+
+
+# Most heads have fewer fields than this; the table of one that has more is allocated twice.
+cdef enum:
+    USUAL_FIELDS = 32
+
+
+cdef RequestHead parse(bytes raw, Py_ssize_t max_line, Py_ssize_t max_fields, bint tolerant):
+    """Parse a well-formed head; None for any other, whose fault the pure twin finds and names."""
+    cdef Octets data = <Octets>PyBytes_AS_STRING(raw)
+    cdef Octets end = data + PyBytes_GET_SIZE(raw)
+    cdef Octets at, value
+    cdef Octets line_end = <Octets>memchr(data, 10, end - data)
+    if line_end == NULL:
+        return None
+    at = line_end + 1
+    cdef RequestHead head = RequestHead.__new__(RequestHead)
+    if not parse_line(head, data, at - data, max_line, tolerant):
+        return None
+    head.data = raw
+    head.pairs = None
+    cdef Field usual[USUAL_FIELDS]
+    cdef Field* field = usual
+    cdef Py_ssize_t room = USUAL_FIELDS
+    while at < end:
+        if at[0] == 13 and at + 2 == end and at[1] == 10 or tolerant and at[0] == 10 and at + 1 == end:
+            if head.table == NULL and head.count:
+                head.table = <Field*>PyMem_Malloc(head.count * sizeof(Field))
+                if head.table == NULL:
+                    raise MemoryError
+                memcpy(head.table, usual, head.count * sizeof(Field))
+            return head
+        if head.count == max_fields:
+            return None
+        if head.count == room:
+            # At most one field in four octets ("a:" and its line end), so this is bounded by the data.
+            room = min(max_fields, (end - data) // 3 + 1)
+            head.table = <Field*>PyMem_Malloc(room * sizeof(Field))
+            if head.table == NULL:
+                raise MemoryError
+            memcpy(head.table, usual, sizeof(usual))
+            field = head.table + head.count
+        field.name = <int>(at - data)
+        while IS_TCHAR[at[0]]:
+            at += 1
+        field.name_size = <int>(at - data) - field.name
+        if not field.name_size or at[0] != 58:
+            return None
+        value = at + 1
+        line_end = <Octets>memchr(value, 10, end - value)
+        if line_end == NULL:
+            return None
+        at = line_end + 1
+        if line_end > value and (line_end - 1)[0] == 13:
+            line_end -= 1
+        elif not tolerant:
+            return None
+        if not clean(value, line_end - value):
+            return None
+        while value < line_end and (value[0] == 32 or value[0] == 9):
+            value += 1
+        while value < line_end and ((line_end - 1)[0] == 32 or (line_end - 1)[0] == 9):
+            line_end -= 1
+        field.value = <int>(value - data)
+        field.value_size = <int>(line_end - value)
+        head.count += 1
+        field += 1
+    return None
+
+
+cdef inline object method_name(Octets text, Py_ssize_t size):
+    if size == 3 and memcmp(text, b"GET", 3) == 0:
+        return "GET"
+    if size == 4 and memcmp(text, b"POST", 4) == 0:
+        return "POST"
+    return latin1(text, size)
+
+
+# The environ keys of known fields, by the hash of the key: an open-addressed table filled at import.
+cdef enum:
+    SLOTS = 1024
+    PREFIX = 5  # "HTTP_"
+    LONGEST = 64
+
+cdef enum Kind:
+    JOINED
+    COOKIE
+    CONTENT_TYPE
+    CONTENT_LENGTH
+
+cdef struct Slot:
+    PyObject* key  # borrowed from _known_keys, which lives as long as the module
+    Octets name
+    int size
+    Kind kind
+
+cdef Slot SLOT[SLOTS]
+cdef unsigned char ENVIRON_CHARACTER[256]
+_known_keys = []
+
+
+cdef inline unsigned int hashed(unsigned int state, unsigned char octet) noexcept:
+    return (state ^ octet) * 16777619
+
+
+def _fill_slots():
+    cdef unsigned int index
+    cdef int octet
+    cdef Octets name
+    memset(SLOT, 0, sizeof(SLOT))
+    for octet in range(256):
+        ENVIRON_CHARACTER[octet] = ord(chr(octet).upper().replace("-", "_")) if octet < 128 else octet
+    for field in KNOWN_FIELDS:
+        key = environ_key(field)
+        folded = field.upper().replace("-", "_")
+        _known_keys.append((key, folded))
+        name = octets(folded)
+        index = 2166136261
+        for octet in range(len(folded)):
+            index = hashed(index, name[octet])
+        index %= SLOTS
+        while SLOT[index].key != NULL:
+            index = (index + 1) % SLOTS
+        SLOT[index].key = <PyObject*>key
+        SLOT[index].name = name
+        SLOT[index].size = len(folded)
+        SLOT[index].kind = {
+            "HTTP_COOKIE": COOKIE, "CONTENT_TYPE": CONTENT_TYPE, "CONTENT_LENGTH": CONTENT_LENGTH
+        }.get(key, JOINED)
+
+
+def build_environ(base, RequestHead head):
+    if type(base) is not dict or head.data is None or not is_latin1(head.target):
+        return _fallback.build_environ(base, head)
+    cdef dict environ = (<dict>base).copy()
+    cdef Octets data = <Octets>PyBytes_AS_STRING(head.data)
+    cdef Field* field
+    cdef Py_ssize_t i
+    environ["REQUEST_METHOD"] = head.method
+    environ["SERVER_PROTOCOL"] = head.version
+    environ["REQUEST_URI"] = head.target
+    set_path(environ, head.target)
+
+    cdef unsigned char folded[LONGEST]
+    cdef unsigned char octet
+    cdef unsigned int index
+    cdef bint has_type = False, has_length = False
+    cdef Slot* slot
+    cdef int j
+    for i in range(head.count):
+        field = &head.table[i]
+        if field.name_size > LONGEST:
+            key = environ_key(latin1(data + field.name, field.name_size))
+            if key is not None:
+                join(environ, key, latin1(data + field.value, field.value_size), JOINED)
+            continue
+        index = 2166136261
+        for j in range(field.name_size):
+            octet = data[field.name + j]
+            if octet == 95:  # "_"
+                break
+            octet = ENVIRON_CHARACTER[octet]
+            folded[j] = octet
+            index = hashed(index, octet)
+        else:
+            value = latin1(data + field.value, field.value_size)
+            slot = &SLOT[index % SLOTS]
+            while slot.key != NULL and not (
+                slot.size == field.name_size and memcmp(slot.name, folded, slot.size) == 0
+            ):
+                index += 1
+                slot = &SLOT[index % SLOTS]
+            if slot.key == NULL:
+                key = PyUnicode_New(PREFIX + field.name_size, 127)
+                memcpy(PyUnicode_DATA(key), b"HTTP_", PREFIX)
+                memcpy(<char*>PyUnicode_DATA(key) + PREFIX, folded, field.name_size)
+                join(environ, key, value, JOINED)
+            elif slot.kind == CONTENT_TYPE:
+                if not has_type:
+                    environ["CONTENT_TYPE"] = value
+                    has_type = True
+            elif slot.kind == CONTENT_LENGTH:
+                if not has_length:
+                    environ["CONTENT_LENGTH"] = value
+                    has_length = True
+            else:
+                join(environ, <object>slot.key, value, slot.kind)
+    if octets(head.target)[0] != 47:
+        set_authority(environ, head.target)
+    return environ
+
+
+cdef inline int join(dict environ, object key, object value, Kind kind) except -1:
+    """Set a key, or append to the value it has (its presence is told by the size: equal values may be one object)."""
+    cdef Py_ssize_t size = PyDict_GET_SIZE(environ)
+    cdef PyObject* found = PyDict_SetDefault(environ, key, value)
+    if PyDict_GET_SIZE(environ) == size:
+        environ[key] = <object>found + ("; " if kind == COOKIE else ",") + value
+    return 0
+
+
+cdef int set_authority(dict environ, object target) except -1:
+    authority, _ = _fallback.split_target(target)
+    if authority is not None:
+        environ["HTTP_HOST"] = authority
+    return 0
+
+
+cdef int set_path(dict environ, object target) except -1:
+    """Set PATH_INFO and QUERY_STRING from a target in origin-form, or from what another form names."""
+    if octets(target)[0] != 47:
+        _, target = _fallback.split_target(target)
+    cdef Octets path = octets(target)
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(target)
+    cdef Octets mark = <Octets>memchr(path, 63, size)
+    if mark == NULL:
+        environ["QUERY_STRING"] = ""
+    else:
+        environ["QUERY_STRING"] = latin1(mark + 1, path + size - mark - 1)
+        size = mark - path
+    while size > 1 and path[1] == 47:
+        path += 1
+        size -= 1
+    if memchr(path, 37, size) != NULL:
+        environ["PATH_INFO"] = percent_decoded(path, size)
+    elif size == PyUnicode_GET_LENGTH(target):
+        environ["PATH_INFO"] = target
+    else:
+        environ["PATH_INFO"] = latin1(path, size)
+    return 0
+
+
+cdef inline int hex_value(unsigned char octet) noexcept:
+    if 48 <= octet <= 57:
+        return octet - 48
+    octet |= 32
+    return octet - 87 if 97 <= octet <= 102 else -1
+
+
+cdef object percent_decoded(Octets text, Py_ssize_t size):
+    """Percent-decode to Latin-1; what is no encoded octet stays as it is (RFC 3986 section 2.4)."""
+    decoded = PyBytes_FromStringAndSize(NULL, size)
+    cdef unsigned char* start = <unsigned char*>PyBytes_AS_STRING(decoded)
+    cdef unsigned char* at = start
+    cdef Py_ssize_t i = 0
+    while i < size:
+        at[0] = text[i]
+        if text[i] == 37 and i + 2 < size and hex_value(text[i + 1]) >= 0 and hex_value(text[i + 2]) >= 0:
+            at[0] = hex_value(text[i + 1]) << 4 | hex_value(text[i + 2])
+            i += 2
+        at += 1
+        i += 1
+    return latin1(start, at - start)

@@ -1,0 +1,456 @@
+# Response: dates, names, status, fields, files. Included by _speedups.pyx.
+
+cdef const char* DAYS = "ThuFriSatSunMonTueWed"  # 1970-01-01 was a Thursday
+cdef const char* MONTHS = "JanFebMarAprMayJunJulAugSepOctNovDec"
+
+
+cdef double END_OF_9999 = 253402300800.0
+
+
+@cython.cdivision(True)
+cdef inline void two_digits(unsigned char* at, unsigned int number) noexcept:
+    at[0] = 48 + number // 10
+    at[1] = 48 + number % 10
+
+
+def format_date_time(timestamp):
+    cdef double number
+    if type(timestamp) is float:
+        number = timestamp
+        if 0 <= number < END_OF_9999:
+            return date_of(<unsigned long long>number)
+    elif type(timestamp) is int and 0 <= timestamp < <long long>END_OF_9999:
+        return date_of(timestamp)
+    return _fallback.format_date_time(timestamp)
+
+
+@cython.cdivision(True)
+cdef object date_of(unsigned long long seconds):
+    """Format seconds since 1970, up to the year 9999."""
+    # Days to a civil date, in years that begin in March and eras of 400 of them: a leap day comes last.
+    cdef unsigned int days = <unsigned int>(seconds // 86400)
+    cdef unsigned int second_of_day = <unsigned int>(seconds - <unsigned long long>days * 86400)
+    cdef unsigned int era = (days + 719468) // 146097
+    cdef unsigned int day_of_era = (days + 719468) - era * 146097
+    cdef unsigned int leap_days = day_of_era // 1460 - day_of_era // 36524 + day_of_era // 146096
+    cdef unsigned int year_of_era = (day_of_era - leap_days) // 365
+    cdef unsigned int day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    cdef unsigned int from_march = (5 * day_of_year + 2) // 153
+    cdef unsigned int day = day_of_year - (153 * from_march + 2) // 5 + 1
+    cdef unsigned int month = from_march + 2 if from_march < 10 else from_march - 10
+    cdef unsigned int year = year_of_era + era * 400 + (month < 2)
+
+    text = PyUnicode_New(29, 127)
+    cdef unsigned char* at = <unsigned char*>PyUnicode_DATA(text)
+    memcpy(at, b"Thu, 01 Jan 1970 00:00:00 GMT", 29)
+    memcpy(at, DAYS + 3 * (days % 7), 3)
+    two_digits(at + 5, day)
+    memcpy(at + 8, MONTHS + 3 * month, 3)
+    two_digits(at + 12, year // 100)
+    two_digits(at + 14, year % 100)
+    two_digits(at + 17, second_of_day // 3600)
+    two_digits(at + 20, second_of_day // 60 % 60)
+    two_digits(at + 23, second_of_day % 60)
+    return text
+
+
+cdef long long date_second = -1
+cdef str date_text = ""
+
+
+def current_date():
+    return date_now()
+
+
+cdef str date_now():
+    global date_second, date_text
+    cdef long long now = <long long><double>time.time()
+    if now != date_second:
+        date_text = format_date_time(now)
+        date_second = now
+    return date_text
+
+
+cdef enum:
+    MOST_HOPS = 16
+
+cdef Octets hop_name[MOST_HOPS]
+cdef Py_ssize_t hop_size[MOST_HOPS]
+cdef Py_ssize_t hops = 0
+
+
+def _fill_hops():
+    global hops
+    if len(HOP_BY_HOP) > MOST_HOPS:
+        raise AssertionError("more hop-by-hop fields than there is room for")
+    for name in HOP_BY_HOP:  # which keeps the names alive
+        hop_name[hops] = octets(name)
+        hop_size[hops] = PyUnicode_GET_LENGTH(name)
+        hops += 1
+
+
+cdef inline bint hop_by_hop(Octets name, Py_ssize_t size) noexcept:
+    cdef Py_ssize_t i
+    for i in range(hops):
+        if hop_size[i] == size and same_name(name, hop_name[i], size):
+            return True
+    return False
+
+
+def is_hop_by_hop(header_name):
+    if is_ascii(header_name):
+        return hop_by_hop(octets(header_name), PyUnicode_GET_LENGTH(header_name))
+    return _fallback.is_hop_by_hop(header_name)
+
+
+cdef inline bint good_status(object status) noexcept:
+    cdef Octets text
+    if not (is_ascii(status) and PyUnicode_GET_LENGTH(status) >= 4):
+        return False
+    text = octets(status)
+    return (
+        text[3] == 32
+        and 48 <= text[0] <= 57
+        and 48 <= text[1] <= 57
+        and 48 <= text[2] <= 57
+        and clean_name(text, PyUnicode_GET_LENGTH(status))
+    )
+
+
+def check_status(status):
+    if not good_status(status):
+        _fallback.check_status(status)
+
+
+def check_fields(headers):
+    cdef Py_ssize_t i
+    if type(headers) is list:
+        for i in range(PyList_GET_SIZE(headers)):
+            if not good_pair(<object>PyList_GET_ITEM(headers, i)):
+                break
+        else:
+            return
+    _fallback.check_fields(headers)
+
+
+cdef inline bint good_pair(object pair) noexcept:
+    return (
+        PyTuple_CheckExact(pair)
+        and PyTuple_GET_SIZE(pair) == 2
+        and is_ascii(<object>PyTuple_GET_ITEM(pair, 0))
+        and PyUnicode_CheckExact(<object>PyTuple_GET_ITEM(pair, 1))
+        and not hop_by_hop(
+            octets(<object>PyTuple_GET_ITEM(pair, 0)),
+            PyUnicode_GET_LENGTH(<object>PyTuple_GET_ITEM(pair, 0)),
+        )
+    )
+
+
+cdef inline unsigned char* put(unsigned char* at, const void* text, Py_ssize_t size) noexcept:
+    """Append octets, those of a short text in two moves that may overlap."""
+    cdef Octets source = <Octets>text
+    if WORD <= size <= 2 * WORD:
+        memcpy(at, source, WORD)
+        memcpy(at + size - WORD, source + size - WORD, WORD)
+    elif 2 * WORD < size <= 4 * WORD:
+        memcpy(at, source, 2 * WORD)
+        memcpy(at + size - 2 * WORD, source + size - 2 * WORD, 2 * WORD)
+    else:
+        memcpy(at, source, size)
+    return at + size
+
+
+cdef inline unsigned char* put_back(unsigned char* at, const void* text, Py_ssize_t size) noexcept:
+    memcpy(at - size, text, size)
+    return at - size
+
+
+cdef inline bint clean_line(object text) noexcept:
+    return text is None or (is_latin1(text) and clean_name(octets(text), PyUnicode_GET_LENGTH(text)))
+
+
+def format_preamble(http_version, status, date, server):
+    return preamble_lines(http_version, status, date, server)
+
+
+cdef bytes preamble_lines(object http_version, object status, object date, object server):
+    if (
+        http_version is None or status is None
+        or not (clean_line(http_version) and clean_line(status) and clean_line(date) and clean_line(server))
+    ):
+        return _fallback.format_preamble(http_version, status, date, server)
+    cdef Py_ssize_t size = 8 + PyUnicode_GET_LENGTH(http_version) + PyUnicode_GET_LENGTH(status)
+    if date is not None:
+        size += 8 + PyUnicode_GET_LENGTH(date)
+    if server is not None:
+        size += 10 + PyUnicode_GET_LENGTH(server)
+    lines = PyBytes_FromStringAndSize(NULL, size)
+    cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(lines)
+    at = put(at, b"HTTP/", 5)
+    at = put(at, octets(http_version), PyUnicode_GET_LENGTH(http_version))
+    at = put(at, b" ", 1)
+    at = put(at, octets(status), PyUnicode_GET_LENGTH(status))
+    at = put(at, b"\r\n", 2)
+    if date is not None:
+        at = put(at, b"Date: ", 6)
+        at = put(at, octets(date), PyUnicode_GET_LENGTH(date))
+        at = put(at, b"\r\n", 2)
+    if server is not None:
+        at = put(at, b"Server: ", 8)
+        at = put(at, octets(server), PyUnicode_GET_LENGTH(server))
+        at = put(at, b"\r\n", 2)
+    return lines
+
+
+def format_fields(headers):
+    lines = field_lines(headers) if type(headers) is list else None
+    return _fallback.format_fields(headers) if lines is None else lines
+
+
+cdef bytes field_lines(list headers):
+    """The field lines of well-formed pairs and the empty line, or None for any others."""
+    cdef Py_ssize_t i, size = 2
+    for i in range(PyList_GET_SIZE(headers)):
+        if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
+            return None
+    cdef bytes lines = PyBytes_FromStringAndSize(NULL, size)
+    cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(lines)
+    for i in range(PyList_GET_SIZE(headers)):
+        at = put_pair(at, <object>PyList_GET_ITEM(headers, i))
+    put(at, b"\r\n", 2)
+    return lines
+
+
+cdef inline bint clean_pair(object pair, Py_ssize_t* size) noexcept:
+    """Whether pair is a (name, value) tuple fit to be sent; adds the size of its field line."""
+    if not (PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2):
+        return False
+    name = <object>PyTuple_GET_ITEM(pair, 0)
+    value = <object>PyTuple_GET_ITEM(pair, 1)
+    if not (is_latin1(name) and is_latin1(value)):
+        return False
+    size[0] += PyUnicode_GET_LENGTH(name) + PyUnicode_GET_LENGTH(value) + 4
+    return clean_name(octets(name), PyUnicode_GET_LENGTH(name)) and clean(
+        octets(value), PyUnicode_GET_LENGTH(value)
+    )
+
+
+cdef inline unsigned char* put_pair(unsigned char* at, object pair) noexcept:
+    name = <object>PyTuple_GET_ITEM(pair, 0)
+    value = <object>PyTuple_GET_ITEM(pair, 1)
+    at = put(at, octets(name), PyUnicode_GET_LENGTH(name))
+    at = put(at, b": ", 2)
+    at = put(at, octets(value), PyUnicode_GET_LENGTH(value))
+    return put(at, b"\r\n", 2)
+
+
+cdef Py_ssize_t find(list headers, object name, Py_ssize_t start) noexcept:
+    """The index of the first pair from start whose name is equal, or the length; -1 if unsure."""
+    cdef Py_ssize_t i, size = PyUnicode_GET_LENGTH(name)
+    cdef Octets wanted = octets(name)
+    for i in range(start, PyList_GET_SIZE(headers)):
+        pair = <object>PyList_GET_ITEM(headers, i)
+        if not (PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2):
+            return -1
+        found = <object>PyTuple_GET_ITEM(pair, 0)
+        if not is_ascii(found):
+            return -1
+        if PyUnicode_GET_LENGTH(found) == size and same_name(octets(found), wanted, size):
+            return i
+    return PyList_GET_SIZE(headers)
+
+
+cdef inline bint searchable(object headers, object name) noexcept:
+    """Whether a look-up can be made on octets: in a plain list, for a plain name."""
+    return type(headers) is list and is_ascii(name)
+
+
+cdef inline bint missing(object headers, object name, Py_ssize_t index) noexcept:
+    """Whether a look-up ended without a find, and without a fault in the name to raise for."""
+    return index == PyList_GET_SIZE(headers) and clean_name(octets(name), PyUnicode_GET_LENGTH(name))
+
+
+PureHeaders = _fallback.Headers
+
+
+# The first lines of the class docstrings are what inspect.signature() reads.
+
+cdef class Headers:
+    """Headers(headers=None)\n--\n\nA mapping of case-insensitive field names over a list of WSGI header tuples.
+
+    The pure twin documents each method.
+    """
+
+    cdef public object _headers
+    cdef dict __dict__
+    cdef object __weakref__
+
+    def __init__(self, headers=None):
+        cdef Py_ssize_t i, size = 0
+        if headers is None:
+            self._headers = []
+            return
+        if type(headers) is list:
+            for i in range(PyList_GET_SIZE(headers)):
+                if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
+                    break
+            else:
+                self._headers = headers
+                return
+        PureHeaders.__init__(self, headers)
+
+    def _convert_string_type(self, value, *, name):
+        return PureHeaders._convert_string_type(self, value, name=name)
+
+    def __len__(self):
+        return len(self._headers)
+
+    def __setitem__(self, name, val):
+        cdef Py_ssize_t index, size = 0
+        if type(self) is Headers and searchable(self._headers, name):
+            pair = (name, val)
+            if clean_pair(pair, &size):
+                index = find(<list>self._headers, name, 0)
+                if index >= 0 and remove(<list>self._headers, name, index):
+                    (<list>self._headers).append(pair)
+                    return
+        PureHeaders.__setitem__(self, name, val)
+
+    def __delitem__(self, name):
+        cdef Py_ssize_t index
+        if searchable(self._headers, name):
+            index = find(<list>self._headers, name, 0)
+            if missing(self._headers, name, index):
+                return
+            if 0 <= index < PyList_GET_SIZE(self._headers) and remove(<list>self._headers, name, index):
+                return
+        PureHeaders.__delitem__(self, name)
+
+    def __getitem__(self, name):
+        if type(self) is Headers:
+            return look_up(self, name, None)
+        return self.get(name)
+
+    def __contains__(self, name):
+        if type(self) is Headers:
+            return look_up(self, name, None) is not None
+        return self.get(name) is not None
+
+    def get_all(self, name):
+        cdef Py_ssize_t i
+        cdef list values
+        if searchable(self._headers, name):
+            values = []
+            i = find(<list>self._headers, name, 0)
+            while 0 <= i < PyList_GET_SIZE(self._headers):
+                values.append(<object>PyTuple_GET_ITEM(<object>PyList_GET_ITEM(self._headers, i), 1))
+                i = find(<list>self._headers, name, i + 1)
+            if values and i >= 0 or missing(self._headers, name, i):
+                return values
+        return PureHeaders.get_all(self, name)
+
+    def get(self, name, default=None):
+        return look_up(self, name, default)
+
+    def keys(self):
+        return PureHeaders.keys(self)
+
+    def values(self):
+        return PureHeaders.values(self)
+
+    def items(self):
+        return self._headers[:]
+
+    def __repr__(self):
+        return PureHeaders.__repr__(self)
+
+    def __str__(self):
+        return PureHeaders.__str__(self)
+
+    def __bytes__(self):
+        lines = None
+        if type(self) is Headers and type(self._headers) is list:
+            lines = field_lines(self._headers)
+        return PureHeaders.__bytes__(self) if lines is None else lines
+
+    def setdefault(self, name, value):
+        cdef Py_ssize_t index, size = 0
+        if type(self) is Headers and searchable(self._headers, name):
+            index = find(<list>self._headers, name, 0)
+            if index == PyList_GET_SIZE(self._headers):
+                pair = (name, value)
+                if clean_pair(pair, &size):
+                    (<list>self._headers).append(pair)
+                    return value
+        return PureHeaders.setdefault(self, name, value)
+
+    def add_header(self, _name, _value, **_params):
+        PureHeaders.add_header(self, _name, _value, **_params)
+
+    # Pickles and copies look like the pure twin's: its attributes, _headers among them.
+    def __reduce__(self):
+        return copyreg.__newobj__, (type(self),), {"_headers": self._headers, **(<object>self).__dict__}
+
+    def __setstate__(self, state):
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+cdef object look_up(Headers self, object name, object default):
+    cdef Py_ssize_t index
+    if searchable(self._headers, name):
+        index = find(<list>self._headers, name, 0)
+        if 0 <= index < PyList_GET_SIZE(self._headers):
+            return <object>PyTuple_GET_ITEM(<object>PyList_GET_ITEM(self._headers, index), 1)
+        if missing(self._headers, name, index):
+            return default
+    return PureHeaders.get(self, name, default)
+
+
+cdef bint remove(list headers, object name, Py_ssize_t first) except -1:
+    """Delete the pairs of a name, the first of them at index first; False, and nothing done, if unsure."""
+    cdef Py_ssize_t i = first, kept = first
+    while 0 <= i < PyList_GET_SIZE(headers):
+        i = find(headers, name, i + 1)
+    if i < 0:
+        return False
+    for i in range(first, PyList_GET_SIZE(headers)):
+        if not find_here(headers, name, i):
+            headers[kept] = headers[i]
+            kept += 1
+    if kept < PyList_GET_SIZE(headers):
+        del headers[kept:]
+    return True
+
+
+cdef inline bint find_here(list headers, object name, Py_ssize_t index) noexcept:
+    found = <object>PyTuple_GET_ITEM(<object>PyList_GET_ITEM(headers, index), 0)
+    cdef Py_ssize_t size = PyUnicode_GET_LENGTH(name)
+    return PyUnicode_GET_LENGTH(found) == size and same_name(octets(found), octets(name), size)
+
+
+cdef class FileWrapper:
+    """FileWrapper(filelike, blksize=8192)\n--\n\nAn iterator over the blocks of a file-like object."""
+
+    cdef public object filelike
+    cdef public object blksize
+    cdef dict __dict__
+    cdef object __weakref__
+
+    def __init__(self, filelike, blksize=8192):
+        self.filelike = filelike
+        self.blksize = blksize
+        if hasattr(filelike, "close"):
+            self.close = filelike.close
+
+    def __getitem__(self, key):
+        return _fallback.FileWrapper.__getitem__(self, key)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        data = self.filelike.read(self.blksize)
+        if data:
+            return data
+        raise StopIteration

@@ -1,0 +1,215 @@
+"""The build's decisions and the chooser's: compiled, pure, or an error, and never silently.
+
+Builds happen in copies of the source. They use the setuptools and Cython of this environment, so they
+need no network.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import pytest
+
+SOURCE = Path(__file__).parents[1]
+BUILD_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
+GENERATED = shutil.ignore_patterns("__pycache__", "*.c", "*.html", "*.so", "*.pyd")
+TIMEOUT = 180
+Finished: TypeAlias = "subprocess.CompletedProcess[str]"
+
+# A program that uses what both twins have, and says which of them it got.
+USE_IT = """
+import fastwsgi, fastwsgi._backend, fastwsgi.headers, fastwsgi.simple_server
+headers = fastwsgi.headers.Headers([("A", "b")])
+assert bytes(headers) == b"A: b\\r\\n\\r\\n"
+assert fastwsgi._backend.format_date_time(0) == "Thu, 01 Jan 1970 00:00:00 GMT"
+print(fastwsgi.implementation, type(headers).__module__, fastwsgi.__file__)
+"""
+
+
+def copy_source(folder: Path) -> Path:
+    """A copy of what a build reads, with nothing built in it."""
+    tree = folder / "tree"
+    tree.mkdir()
+    for name in BUILD_FILES:
+        shutil.copy(SOURCE / name, tree)
+    shutil.copytree(SOURCE / "fastwsgi", tree / "fastwsgi", ignore=GENERATED)
+    return tree
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return copy_source(tmp_path)
+
+
+class Attempt(NamedTuple):
+    tree: Path
+    finished: Finished
+
+
+@pytest.fixture(scope="module")
+def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
+    """A build in place without a compiler: it leaves the translation to C, which takes a while, behind."""
+    folder = tmp_path_factory.mktemp("attempt")
+    tree = copy_source(folder)
+    finished = python("setup.py", "build_ext", "--inplace", cwd=tree, env=without_compiler(folder))
+    return Attempt(tree, finished)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment with none of our variables but the given ones."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FASTWSGI_")}
+    kept.pop("PYTHONPATH", None)
+    return {**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONIOENCODING": "utf-8", **variables}
+
+
+def without_compiler(folder: Path, **variables: str) -> dict[str, str]:
+    """The environment of a machine that has no C compiler: none on PATH, none named by CC."""
+    empty = folder / "empty"
+    empty.mkdir(exist_ok=True)
+    return environment(PATH=str(empty), CC=str(empty / "cc"), CXX=str(empty / "c++"), **variables)
+
+
+def python(*args: str, cwd: Path, env: Mapping[str, str], check: bool = True) -> Finished:
+    finished = subprocess.run(
+        [sys.executable, *args],
+        cwd=cwd,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=TIMEOUT,
+        check=False,
+    )
+    if check:
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished
+
+
+def install(tree: Path, target: Path, env: Mapping[str, str], check: bool = True) -> str:
+    """``pip install`` the tree into the folder *target*; returns what the build said."""
+    options = ("--no-build-isolation", "--no-deps", "--no-index", "--target", str(target))
+    finished = python("-m", "pip", "install", "-v", *options, ".", cwd=tree, env=env, check=check)
+    return finished.stdout + finished.stderr
+
+
+def used(folder: Path, env: Mapping[str, str]) -> tuple[str, str]:
+    """Use the package that is in *folder*: which implementation runs, and the module of its Headers."""
+    implementation, module, file = python("-c", USE_IT, cwd=folder, env=env).stdout.split(maxsplit=2)
+    assert Path(file.strip()).parents[1] == folder
+    return implementation, module
+
+
+def extensions_in(folder: Path) -> list[str]:
+    suffixes = tuple(importlib.machinery.EXTENSION_SUFFIXES)
+    return [path.name for path in folder.rglob("*") if path.name.endswith(suffixes)]
+
+
+def notices(output: str) -> list[str]:
+    return [line.strip() for line in output.splitlines() if "fastwsgi: no compiled speedups" in line]
+
+
+@pytest.mark.compiled
+def test_without_a_compiler_a_build_in_place_leaves_a_working_package(attempt: Attempt) -> None:
+    (notice,) = notices(attempt.finished.stderr)  # one line, and no traceback around it
+    assert notice.startswith("fastwsgi: no compiled speedups, using pure Python (")
+    assert str(attempt.tree.parent / "empty" / "cc") in notice  # the reason
+    assert "Traceback" not in attempt.finished.stderr
+    assert extensions_in(attempt.tree) == []
+    assert used(attempt.tree, environment()) == ("pure", "fastwsgi._fallback")
+
+
+@pytest.mark.compiled
+def test_without_a_compiler_the_pure_twin_is_installed(attempt: Attempt, tmp_path: Path) -> None:
+    target = tmp_path / "installed"
+    output = install(attempt.tree, target, without_compiler(tmp_path))
+    assert len(notices(output)) == 1
+    assert extensions_in(target) == []
+    assert used(target, environment()) == ("pure", "fastwsgi._fallback")
+
+
+@pytest.mark.compiled
+def test_required_speedups_make_a_failed_compile_fatal(attempt: Attempt, tmp_path: Path) -> None:
+    env = without_compiler(tmp_path, FASTWSGI_REQUIRE_SPEEDUPS="1")
+    built = python("setup.py", "build_ext", "--inplace", cwd=attempt.tree, env=env, check=False)
+    assert built.returncode != 0
+    assert str(tmp_path / "empty" / "cc") in built.stdout + built.stderr  # for that reason, and no other
+    assert notices(built.stdout + built.stderr) == []
+    output = install(attempt.tree, tmp_path / "installed", env, check=False)
+    assert not (tmp_path / "installed").exists(), output
+
+
+def test_pure_at_build_time_skips_the_extension(tree: Path, tmp_path: Path) -> None:
+    # Not even a compiler that works, or a demand for speedups, makes it build one.
+    target = tmp_path / "installed"
+    output = install(tree, target, environment(FASTWSGI_PURE="1", FASTWSGI_REQUIRE_SPEEDUPS="1"))
+    assert notices(output) == []
+    assert not (tree / "fastwsgi" / "_speedups.c").exists()
+    assert extensions_in(target) == []
+    assert used(target, environment()) == ("pure", "fastwsgi._fallback")
+
+
+def test_an_installation_has_what_it_should(tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "installed"
+    install(tree, target, environment(FASTWSGI_PURE="1"))
+    package = target / "fastwsgi"
+    wanted = {path.relative_to(SOURCE / "fastwsgi") for path in (SOURCE / "fastwsgi").rglob("*.py")}
+    assert {path.relative_to(package) for path in package.rglob("*.py")} == wanted
+    assert (package / "py.typed").exists()
+    assert {path.name for path in target.iterdir() if path.suffix != ".dist-info"} == {"fastwsgi"}
+    assert [path.name.partition("-")[0] for path in target.glob("*.dist-info")] == ["fastwsgi_toolkit"]
+    assert not list(package.rglob("*.c"))
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(("asked", "wanted"), [("1", "pure"), ("0", "compiled"), ("", "compiled")])
+def test_pure_at_run_time_picks_the_fallback_of_a_built_package(
+    asked: str, wanted: str, tmp_path: Path
+) -> None:
+    found = importlib.util.find_spec("fastwsgi._speedups")
+    assert found is not None  # this leg runs on it
+    folder = Path(str(found.origin)).parents[1]
+    env = environment(FASTWSGI_PURE=asked)
+    module = {"pure": "fastwsgi._fallback", "compiled": "fastwsgi._speedups"}[wanted]
+    assert used(folder, env) == (wanted, module)
+    # The variable hides the extension; it doesn't forbid it.
+    python("-c", "import fastwsgi._speedups", cwd=folder, env=env)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("content", [b"", b"this is no shared library\n"], ids=["empty", "garbage"])
+def test_a_broken_extension_is_an_error(content: bytes, tree: Path) -> None:
+    assert used(tree, environment()) == ("pure", "fastwsgi._fallback")
+    extension = tree / "fastwsgi" / f"_speedups{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+    extension.write_bytes(content)
+    finished = python("-c", "import fastwsgi", cwd=tree, env=environment(), check=False)
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1].startswith("ImportError:")
+    assert extension.name in finished.stderr
+    # Asked for by name, the pure twin doesn't touch it.
+    assert used(tree, environment(FASTWSGI_PURE="1")) == ("pure", "fastwsgi._fallback")
+
+
+@pytest.mark.compiled
+def test_an_extension_of_another_version_is_an_error(tree: Path) -> None:
+    """A module that can be loaded and lacks a name is as broken as one that can't be loaded."""
+    (tree / "fastwsgi" / "_speedups.py").write_text("def is_hop_by_hop(header_name): ...\n", encoding="utf-8")
+    finished = python("-c", "import fastwsgi", cwd=tree, env=environment(), check=False)
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1].startswith("ImportError: cannot import name")
+
+
+@pytest.mark.compiled
+def test_an_extension_that_misses_a_module_of_its_own_is_an_error(tree: Path) -> None:
+    """Only "there is no extension" means the pure twin, not any module that can't be found."""
+    (tree / "fastwsgi" / "_speedups.py").write_text("import a_module_that_is_not_there\n", encoding="utf-8")
+    finished = python("-c", "import fastwsgi", cwd=tree, env=environment(), check=False)
+    assert finished.returncode == 1
+    assert "a_module_that_is_not_there" in finished.stderr.splitlines()[-1]

@@ -1,0 +1,234 @@
+"""The shape of the package, read from its source: imports point one way, and the twins are twins."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "fastwsgi"
+
+# The rule: each module, and what it may import of the package. "_server.*" stands for its modules.
+TWINS = {"_fallback", "_speedups"}
+GATEWAY = {"util", "headers", "handlers", "validate"}
+ALLOWED: dict[str, set[str]] = {
+    "_grammar": set(),
+    "types": set(),
+    "_server": set(),
+    "_server.settings": set(),
+    "_fallback": {"_grammar"},
+    "_speedups": {"_grammar", "_fallback"},  # every unusual case goes to the pure twin
+    "_backend": TWINS,
+    "util": {"_backend", "_grammar", "types"},
+    "headers": {"_backend", "_grammar", "types", "util"},
+    "handlers": {"_backend", "_grammar", "types", "util", "headers"},
+    "validate": {"_backend", "_grammar", "types"},
+    "_server.*": {"_backend", "_grammar", "types", "_server.*"} | GATEWAY,
+    "simple_server": {"_backend", "_grammar", "types", "_server.*"} | GATEWAY,
+    "_install": {"types", "simple_server"} | GATEWAY,
+    "swap": {"_install"},
+    "__init__": {"_backend", "_install"},
+    "__main__": {"__init__", "simple_server"},
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+SOURCES = {module_name(path): path for pattern in ("*.py", "*.pyx") for path in PACKAGE.rglob(pattern)}
+
+
+def python_imports(path: Path) -> list[tuple[int, str, str]]:
+    """Every import statement, wherever it stands, as (level, module, name); name "" for plain imports."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [(node.level, node.module or "", alias.name) for alias in node.names]
+    return found
+
+
+def cython_source(path: Path) -> str:
+    """A .pyx file with its includes in place."""
+
+    def included(match: re.Match[str]) -> str:
+        return (path.parent / match[1]).read_text(encoding="utf-8")
+
+    return re.sub(r'^include "(.+)"$', included, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def cython_imports(path: Path) -> list[tuple[int, str, str]]:
+    """The run-time imports of a .pyx file. A cimport of C declarations imports nothing at run time."""
+    source = cython_source(path)
+    text = re.sub(r"\([^()]*\)", lambda match: match[0].replace("\n", " "), source)
+    found = []
+    for line in text.splitlines():
+        if match := re.match(r"\s*import\s+(.+)", line):
+            found += [(0, name.split()[0], "") for name in match[1].split(",")]
+        elif match := re.match(r"\s*from\s+(\.*)([\w.]*)\s+c?import\s+\(?([^)#]+)", line):
+            package = match[2].partition(".")[0]
+            if match[1] or package not in {"cpython", "libc", "cython"}:
+                names = [name.split()[0] for name in match[3].split(",") if name.strip()]
+                found += [(len(match[1]), match[2], name) for name in names]
+    return found
+
+
+def split_imports(module: str) -> tuple[set[str], set[str]]:
+    """What *module* imports: top-level packages of others, and modules of our own package."""
+    path = SOURCES[module]
+    outside, inside = set(), set()
+    for level, target, name in cython_imports(path) if path.suffix == ".pyx" else python_imports(path):
+        parts = target.split(".") if target else []
+        if level:
+            folder = path.parent.relative_to(PACKAGE).parts
+            parts = ["fastwsgi", *folder[: len(folder) - (level - 1)], *parts]
+        if parts[0] != "fastwsgi":
+            outside.add(parts[0])
+            continue
+        dotted = ".".join(parts[1:])
+        if name and (longer := f"{dotted}.{name}".lstrip(".")) in SOURCES:
+            dotted = longer
+        inside.add(dotted or "__init__")
+    return outside, inside
+
+
+def test_the_reader_reads() -> None:
+    # Nothing below means anything unless these are seen.
+    assert split_imports("_backend")[1] == TWINS
+    assert {"copyreg", "re"} <= split_imports("_speedups")[0]
+    assert split_imports("_speedups")[1] == {"_grammar", "_fallback"}
+    assert "_backend" in split_imports("util")[1]
+    assert "posixpath" in split_imports("util")[0]
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_imports_point_one_way(module: str) -> None:
+    row = "_server.*" if module.startswith("_server.") and module not in ALLOWED else module
+    assert row in ALLOWED, f"{module} is new: give it a row in ALLOWED, and one in CONTRIBUTING.md"
+    _, inside = split_imports(module)
+    allowed = ALLOWED[row]
+    if "_server.*" in allowed:
+        allowed = allowed | {name for name in SOURCES if name.startswith("_server.")}
+    wrong = inside - allowed
+    assert not wrong, f"{module} may not import {sorted(wrong)}"
+    assert inside <= SOURCES.keys()
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {module: split_imports(module)[1] for module in SOURCES}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_only_the_standard_library_is_needed(module: str) -> None:
+    outside, _ = split_imports(module)
+    assert outside <= sys.stdlib_module_names
+
+
+def test_every_module_of_the_rule_is_there() -> None:
+    assert {row for row in ALLOWED if not row.endswith("*")} <= SOURCES.keys()
+
+
+def test_every_file_is_on_contributings_map() -> None:
+    root = PACKAGE.parent
+    files = {
+        path.relative_to(root).as_posix()
+        for folder in ("fastwsgi", "tests", "bench", "examples")
+        for pattern in ("*.py", "*.pyx", "*.pxi")
+        for path in (root / folder).rglob(pattern)
+    }
+    text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    first_column = "\n".join(re.findall(r"^\| (`[^|]*)\|", text, re.MULTILINE))
+    paths = re.findall(r"`((?:fastwsgi|tests|bench|examples)/[\w./]+)`", first_column)
+    assert sorted(paths) == sorted(files)
+
+
+# ---- the twins ---------------------------------------------------------------------------------------
+
+
+def pure_names() -> dict[str, list[str]]:
+    """The pure twin's public functions and classes in order; for a class, its methods in order."""
+    names: dict[str, list[str]] = {}
+    for node in ast.parse(SOURCES["_fallback"].read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            body = node.body if isinstance(node, ast.ClassDef) else []
+            methods = [item for item in body if isinstance(item, ast.FunctionDef)]
+            names[node.name] = [item.name for item in methods if not is_overload(item)]
+    return names
+
+
+def is_overload(function: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator) == "overload" for decorator in function.decorator_list)
+
+
+CYTHON_DEF = r"(?:def|cpdef(?:\s+[\w ]+)?)\s+(\w+)\("
+
+
+def compiled_names() -> dict[str, list[str]]:
+    """The same of the compiled twin. Plain cdef functions and internal classes are no names of the module."""
+    names: dict[str, list[str]] = {}
+    current: list[str] = []
+    decorators: list[str] = []
+    for line in cython_source(SOURCES["_speedups"]).splitlines():
+        if match := re.match(rf"{CYTHON_DEF}|(?:cdef\s+)?class\s+(\w+)", line):
+            current = []
+            if not ((name := match[1] or match[2]).startswith("_") or "@cython.internal" in decorators):
+                names[name] = current
+        elif re.match(r"\S", line) and not line.startswith("#"):
+            current = []
+        elif (match := re.match(rf"    {CYTHON_DEF}", line)) and "@property" not in decorators:
+            current.append(match[1])
+        decorators = [*decorators, line.strip()] if line.strip().startswith("@") else []
+    return names
+
+
+def test_the_twins_have_the_same_names_in_the_same_order() -> None:
+    pure, compiled = list(pure_names()), list(compiled_names())
+    assert pure == compiled
+    assert {"Headers", "FileWrapper", "parse_head", "build_environ"} <= set(pure)
+
+
+# What the compiled classes need on top, because C has no instance dict to copy and frees by hand.
+MECHANICS = {"__cinit__", "__dealloc__", "__reduce__", "__setstate__"}
+
+
+def test_the_twins_classes_have_the_same_methods_in_the_same_order() -> None:
+    pure, compiled = pure_names(), compiled_names()
+    classes = [name for name, methods in pure.items() if methods]
+    assert "Headers" in classes
+    for name in classes:
+        assert [method for method in compiled[name] if method not in MECHANICS] == pure[name], name
+
+
+def test_the_chooser_hands_on_the_same_names_of_either_twin() -> None:
+    chosen: dict[str, list[str]] = {}
+    for level, target, name in python_imports(SOURCES["_backend"]):
+        if level == 1 and target in TWINS:
+            chosen.setdefault(target, []).append(name)
+    assert chosen["_fallback"] == chosen["_speedups"]
+    assert set(chosen["_fallback"]) <= set(pure_names())
+
+
+@pytest.mark.compiled
+def test_the_twins_have_the_same_signatures() -> None:
+    from fastwsgi import _fallback, _speedups
+
+    def signature(function: object) -> list[tuple[str, object, object]]:
+        parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+        return [(parameter.name, parameter.kind, parameter.default) for parameter in parameters]
+
+    for name, methods in pure_names().items():
+        ours, theirs = getattr(_speedups, name), getattr(_fallback, name)
+        assert signature(ours) == signature(theirs), name
+        for method in methods:
+            if not method.startswith("__"):  # those are slots in C, called by syntax
+                pair = getattr(ours, method), getattr(theirs, method)
+                assert signature(pair[0]) == signature(pair[1]), f"{name}.{method}"

@@ -1,0 +1,112 @@
+"""fastwsgi.types: the same names and shapes as wsgiref.types, also where the standard library has none."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+PROTOCOLS = {
+    "StartResponse": ("__call__",),
+    "InputStream": ("read", "readline", "readlines", "__iter__"),
+    "ErrorStream": ("flush", "write", "writelines"),
+    "FileWrapper": ("__call__",),
+}
+
+needs_stdlib_types = pytest.mark.skipif(sys.version_info < (3, 11), reason="wsgiref.types came with 3.11")
+
+
+@pytest.fixture
+def types(wsgi: SimpleNamespace) -> Any:
+    if not hasattr(wsgi, "types"):
+        pytest.skip("wsgiref.types came with 3.11")
+    return wsgi.types
+
+
+@pytest.mark.shared
+def test_public_names(types: Any) -> None:
+    assert sorted(types.__all__) == sorted([*PROTOCOLS, "WSGIEnvironment", "WSGIApplication"])
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocols_are_shapes_without_an_implementation(types: Any, name: str) -> None:
+    protocol = getattr(types, name)
+    assert issubclass(protocol, typing.Generic)
+    with pytest.raises(TypeError, match="Protocol"):
+        protocol()
+
+
+@pytest.mark.shared
+def test_aliases(types: Any) -> None:
+    assert types.WSGIEnvironment == dict[str, Any]
+    parameters, result = typing.get_args(types.WSGIApplication)
+    assert parameters == [types.WSGIEnvironment, types.StartResponse]
+    assert result == Iterable[bytes]
+    assert typing.get_origin(types.WSGIApplication) is typing.get_origin(Callable[[], None])
+
+
+@needs_stdlib_types
+@pytest.mark.parametrize(
+    ("protocol", "method"), [(name, method) for name, methods in PROTOCOLS.items() for method in methods]
+)
+def test_parameters_are_those_of_wsgiref(protocol: str, method: str) -> None:
+    import wsgiref.types as theirs
+
+    import fastwsgi.types as ours
+
+    def shape(module: Any) -> list[tuple[object, ...]]:
+        parameters = inspect.signature(getattr(getattr(module, protocol), method)).parameters.values()
+        return [(parameter.name, parameter.kind, parameter.default) for parameter in parameters]
+
+    assert shape(ours) == shape(theirs)
+
+
+CROSSWISE = """
+import wsgiref.types as theirs
+import fastwsgi.types as ours
+{assignments}
+app: ours.WSGIApplication = 5
+"""
+
+
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="mypy has no build for PyPy")
+def test_a_type_checker_takes_ours_for_theirs_and_theirs_for_ours(tmp_path: Path) -> None:
+    import fastwsgi
+
+    names = [*PROTOCOLS, "WSGIEnvironment", "WSGIApplication"]
+    functions = [
+        f"def {name}_{to}(value: {source}.{name}) -> {to}.{name}: return value"
+        for name in names
+        for source, to in (("ours", "theirs"), ("theirs", "ours"))
+    ]
+    source = tmp_path / "crosswise.py"
+    source.write_text(CROSSWISE.format(assignments="\n".join(functions)))
+    environ = dict(os.environ)
+    package_root = Path(fastwsgi.__file__).parent.parent
+    if package_root.name != "site-packages":  # mypy finds that one by itself and refuses it here
+        environ["MYPYPATH"] = str(package_root)
+    # 3.11 whatever runs this: there is no wsgiref.types to compare with before.
+    options = ["--strict", "--python-version=3.11", "--follow-imports=silent", f"--cache-dir={tmp_path}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, source],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    # The last line of the source is there to be refused: it proves that the types were seen at all.
+    errors = [line for line in result.stdout.splitlines() if ": error: " in line]
+    last_line = len(source.read_text().splitlines())
+    assert len(errors) == 1, result.stdout + result.stderr
+    assert f"crosswise.py:{last_line}: error: Incompatible types in assignment" in errors[0]
