@@ -91,10 +91,11 @@ def shift_path_info(environ: WSGIEnvironment) -> str | None:
         return None
     if "//" in path_info or "/./" in path_info:
         head, *middle, tail = path_info.split("/")
-        path_info = "/".join([head, *[part for part in middle if part and part != "."], tail])
-
-    parts = path_info.split("/", 2)
+        parts = [head, *[part for part in middle if part and part != "."], tail]
+    else:
+        parts = path_info.split("/", 2)
     name = parts[1]
+    del parts[1]
     script_name: str = environ.get("SCRIPT_NAME", "") + "/" + name
     # Most scripts' names are normal already, and then normpath() is most of the time spent here.
     if not name or script_name[0] != "/" or "//" in script_name or "/." in script_name:
@@ -102,7 +103,7 @@ def shift_path_info(environ: WSGIEnvironment) -> str | None:
         if not name and not script_name.endswith("/"):
             script_name += "/"
     environ["SCRIPT_NAME"] = script_name
-    environ["PATH_INFO"] = parts[0] if len(parts) == 2 else f"{parts[0]}/{parts[2]}"
+    environ["PATH_INFO"] = "/".join(parts)
     # A lone "." at the end of the path is no name: nothing was shifted.
     return None if name == "." else name
 
