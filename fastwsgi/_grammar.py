@@ -87,21 +87,6 @@ KNOWN_FIELDS: Final = (
     "X-Requested-With", "X-Scheme",
 )  # fmt: skip
 
-# The response fields that applications usually set, as they usually spell them: known to be clean.
-KNOWN_RESPONSE_FIELDS: Final = frozenset(
-    {
-        "Accept-Ranges", "Access-Control-Allow-Credentials", "Access-Control-Allow-Headers",
-        "Access-Control-Allow-Methods", "Access-Control-Allow-Origin", "Access-Control-Expose-Headers",
-        "Access-Control-Max-Age", "Age", "Allow", "Cache-Control", "Content-Disposition", "Content-Encoding",
-        "Content-Language", "Content-Length", "Content-Location", "Content-Range", "Content-Security-Policy",
-        "Content-Type", "Content-type", "Cross-Origin-Opener-Policy", "Date", "ETag", "Expires", "Last-Modified",
-        "Link", "Location", "Permissions-Policy", "Pragma", "Referrer-Policy", "Retry-After", "Server",
-        "Server-Timing", "Set-Cookie", "Strict-Transport-Security", "Vary", "Via", "WWW-Authenticate",
-        "X-Accel-Redirect", "X-Content-Type-Options", "X-Frame-Options", "X-Powered-By", "X-Request-ID",
-        "X-Request-Id", "X-XSS-Protection", "content-length", "content-type", "set-cookie",
-    }
-)  # fmt: skip
-
 
 class BadRequest(ValueError):  # noqa: N818 - it names the answer, RFC 9110 section 15.5.1
     """A request that breaks the grammar or a limit, with the status code (int) to answer it with.

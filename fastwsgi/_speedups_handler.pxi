@@ -62,11 +62,15 @@ cdef Stock read_stock(object cls, dict stock):
 @cython.internal
 @cython.freelist(16)
 cdef class Response:
-    """The state of one short-cut run, until it is handed over to the handler."""
+    """The state of one short-cut run, until it is handed over to the handler's attributes."""
 
     cdef object handler
     cdef object status
     cdef list headers
+    cdef object result
+    cdef Py_ssize_t bytes_sent
+    cdef bint head_sent
+    cdef object content_length  # the one we added, or None
     cdef bint handed_over
 
     def start_response(self, status, headers, exc_info=None):
@@ -82,11 +86,21 @@ cdef class Response:
         self.handler.write(data)
 
     cdef int hand_over(self) except -1:
-        if not self.handed_over:
-            self.handed_over = True
-            if self.status is not None:
-                self.handler.status = self.status
-                self.handler.headers = Headers(self.headers)
+        if self.handed_over:
+            return 0
+        self.handed_over = True
+        cdef Headers headers
+        handler = self.handler
+        handler.result = self.result
+        if self.status is not None:
+            handler.status = self.status
+            headers = Headers.__new__(Headers)  # and no second check: the list may have changed
+            headers._headers = self.headers
+            handler.headers = headers
+            handler.headers_sent = self.head_sent
+            handler.bytes_sent = self.bytes_sent
+            if self.content_length is not None:  # it went out, and so belongs in the list
+                self.headers.append(("Content-Length", str(self.content_length)))
         return 0
 
 
@@ -108,48 +122,76 @@ def run_stock(handler, application, dict stock):
         return False
     cdef dict environ = stock_environ(handler, known)
     cdef Response response = Response.__new__(Response)
-    cdef bytes answer = None
     response.handler = handler
     try:
-        result = application(environ, response.start_response)
-        if response.status is not None and not response.handed_over:
-            answer = format_answer(known, response, environ, result)
+        response.result = application(environ, response.start_response)
     except BaseException:
         response.hand_over()
         raise
-    if answer is None:
+    if (
+        response.status is None
+        or response.handed_over
+        or not known.origin_server
+        or environ.get("SERVER_PROTOCOL") not in ("HTTP/1.1", "HTTP/1.0")
+    ):
         response.hand_over()
-        handler.result = result
+        handler.result = response.result
         handler.finish_response()
         return True
     try:
-        if known.writes:
-            stdout = handler.stdout
-            written = stdout.write(answer)
-            if written is not None and written != PyBytes_GET_SIZE(answer):
-                handler._write_rest(answer, written)
-            stdout.flush()
-        else:
-            handler._write(answer)
-            handler._flush()
+        send_blocks(known, response)
     except BaseException:
-        sent(response, result)
+        response.hand_over()
+        if hasattr(response.result, "close"):
+            response.result.close()
         raise
-    if known.closes:
-        handler.environ = None  # nothing else was set
+    if known.closes and not response.handed_over:
+        try:
+            if hasattr(response.result, "close"):
+                response.result.close()
+        finally:
+            handler.environ = None  # nothing else was set
     else:
-        sent(response, result)
+        response.hand_over()
         handler.close()
     return True
 
 
-cdef int sent(Response response, object result) except -1:
-    """Hand over the state of an answer that went out whole, or tried to."""
-    response.hand_over()
+cdef int send_blocks(Stock known, Response response) except -1:
+    """Send the blocks of the result, the head with the first; the handler's write() takes over at need."""
+    cdef bytes answer
     handler = response.handler
-    handler.result = result
-    handler.headers_sent = True
-    handler.bytes_sent = len(result[0])
+    for block in response.result:
+        if type(block) is bytes and not response.handed_over:
+            if response.head_sent:
+                response.bytes_sent += PyBytes_GET_SIZE(block)
+                put_out(known, handler, block)
+                continue
+            answer = format_answer(known, response, <bytes>block)
+            if answer is not None:
+                response.bytes_sent = PyBytes_GET_SIZE(block)
+                response.head_sent = True
+                put_out(known, handler, answer)
+                continue
+        response.hand_over()
+        handler.write(block)
+    if not response.head_sent:
+        response.hand_over()
+        handler.finish_content()
+    return 0
+
+
+cdef int put_out(Stock known, object handler, bytes data) except -1:
+    """Do what SimpleHandler's _write() and _flush() do, or call those of a subclass."""
+    if not known.writes:
+        handler._write(data)
+        handler._flush()
+        return 0
+    stdout = handler.stdout
+    written = stdout.write(data)
+    if written is not None and written != PyBytes_GET_SIZE(data):
+        handler._write_rest(data, written)
+    stdout.flush()
     return 0
 
 
@@ -174,23 +216,21 @@ cdef dict stock_environ(object handler, Stock known):
     return environ
 
 
-cdef bytes format_answer(Stock known, Response response, dict environ, object result):
-    """Head and body of an answer whose body is one block, as one piece; None for any other answer."""
-    cdef Py_ssize_t i, name_size, size = 0
-    cdef bint has_length = False, has_date = False, has_server = False
-    cdef bytes block, preamble
+cdef bint is_only_block(object result) except -1:
+    """Whether the iterable says that it has one block."""
     if type(result) is list:
-        if PyList_GET_SIZE(result) != 1 or type((<list>result)[0]) is not bytes:
-            return None
-        block = (<list>result)[0]
-    elif type(result) is tuple:
-        if PyTuple_GET_SIZE(result) != 1 or type((<tuple>result)[0]) is not bytes:
-            return None
-        block = (<tuple>result)[0]
-    else:
-        return None
-    if not known.origin_server or environ.get("SERVER_PROTOCOL") not in ("HTTP/1.1", "HTTP/1.0"):
-        return None
+        return PyList_GET_SIZE(result) == 1
+    try:
+        return len(result) == 1
+    except (TypeError, AttributeError, NotImplementedError):
+        return False
+
+
+cdef bytes format_answer(Stock known, Response response, bytes block):
+    """The head and the first block in one piece, or None if the head isn't fit to be sent."""
+    cdef Py_ssize_t i, name_size, size = 0
+    cdef uint64_t controls = 0  # a tab at most: clean_pair() has looked
+    cdef bint has_length = False, has_date = False, has_server = False
     for i in range(PyList_GET_SIZE(response.headers)):
         pair = <object>PyList_GET_ITEM(response.headers, i)
         if not clean_pair(pair, &size):
@@ -203,7 +243,7 @@ cdef bytes format_answer(Stock known, Response response, dict environ, object re
             has_date = has_date or same_name(octets(name), b"date", 4)
         elif name_size == 6:
             has_server = has_server or same_name(octets(name), b"server", 6)
-    preamble = preamble_lines(
+    cdef bytes preamble = preamble_lines(
         known.http_version,
         response.status,
         None if has_date else date_now(),
@@ -213,7 +253,8 @@ cdef bytes format_answer(Stock known, Response response, dict environ, object re
     cdef unsigned char* end = length + sizeof(length)
     cdef unsigned char* start = end
     cdef Py_ssize_t rest = PyBytes_GET_SIZE(block)
-    if not has_length:
+    if not has_length and is_only_block(response.result):
+        response.content_length = rest
         start = put_back(start, b"\r\n", 2)
         while rest or start == end - 2:
             start -= 1
@@ -226,7 +267,7 @@ cdef bytes format_answer(Stock known, Response response, dict environ, object re
     cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(answer)
     at = put(at, PyBytes_AS_STRING(preamble), PyBytes_GET_SIZE(preamble))
     for i in range(PyList_GET_SIZE(response.headers)):
-        at = put_pair(at, <object>PyList_GET_ITEM(response.headers, i))
+        at = put_pair(at, <object>PyList_GET_ITEM(response.headers, i), &controls)
     at = put(at, start, end - start)
     at = put(at, b"\r\n", 2)
     put(at, PyBytes_AS_STRING(block), PyBytes_GET_SIZE(block))

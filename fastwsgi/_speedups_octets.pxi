@@ -23,17 +23,22 @@ def _fill_tables():
     fill(IS_FIELD_VALUE, FIELD_VALUE)
 
 
-cdef enum:
-    WORD = 8
+# Eight octets at a time, in any byte order. As macros, because a cdef variable is no constant to C.
+cdef extern from *:
+    """
+    #define WORD 8
+    #define ONES UINT64_C(0x0101010101010101)
+    #define HIGH_BITS UINT64_C(0x8080808080808080)
+    """
+    const Py_ssize_t WORD
+    const uint64_t ONES
+    const uint64_t HIGH_BITS
 
-cdef uint64_t ONES = 0x0101010101010101
-cdef uint64_t HIGH_BITS = 0x8080808080808080
 
-
-cdef inline bint has_control(uint64_t word) noexcept:
-    """Whether an octet of the word is under 32 or is 127 (which of them, the borrows don't tell)."""
+cdef inline uint64_t control_bits(uint64_t word) noexcept:
+    """Not zero if an octet of the word is under 32 or is 127 (which of them, the borrows don't tell)."""
     cdef uint64_t deleted = word ^ ONES * 127
-    return ((word - ONES * 32) & ~word | (deleted - ONES) & ~deleted) & HIGH_BITS != 0
+    return ((word - ONES * 32) & ~word | (deleted - ONES) & ~deleted) & HIGH_BITS
 
 
 cdef inline bint no_control(Octets text, Py_ssize_t size) noexcept:
@@ -48,11 +53,11 @@ cdef inline bint no_control(Octets text, Py_ssize_t size) noexcept:
         return True
     while text < last:
         memcpy(&word, text, WORD)
-        if has_control(word):
+        if control_bits(word):
             return False
         text += WORD
     memcpy(&word, last, WORD)
-    return not has_control(word)
+    return not control_bits(word)
 
 
 cdef inline bint clean_name(Octets text, Py_ssize_t size) noexcept:
@@ -85,9 +90,29 @@ cdef inline Octets octets(object text) noexcept:
     return <Octets>PyUnicode_DATA(text)
 
 
+cdef inline uint64_t upper_word(uint64_t word) noexcept:
+    """Eight octets of ASCII in upper case."""
+    # The high bit of an octet of either sum says that it is at least "a", or more than "z".
+    return word - (((word + ONES * (0x80 - 0x61)) ^ (word + ONES * (0x80 - 0x7B))) >> 2 & ONES * 0x20)
+
+
+cdef inline bint same_word(Octets a, Octets b) noexcept:
+    cdef uint64_t one, other
+    memcpy(&one, a, WORD)
+    memcpy(&other, b, WORD)
+    return one == other or upper_word(one) == upper_word(other)
+
+
 cdef inline bint same_name(Octets a, Octets b, Py_ssize_t size) noexcept:
-    cdef Py_ssize_t i
-    for i in range(size):
-        if a[i] != b[i] and LOWER[a[i]] != LOWER[b[i]]:
+    """Whether two names in ASCII, of one size, differ in case at most."""
+    cdef Py_ssize_t i = 0
+    if size < WORD:
+        for i in range(size):
+            if a[i] != b[i] and LOWER[a[i]] != LOWER[b[i]]:
+                return False
+        return True
+    while i < size - WORD:
+        if not same_word(a + i, b + i):
             return False
-    return True
+        i += WORD
+    return same_word(a + size - WORD, b + size - WORD)

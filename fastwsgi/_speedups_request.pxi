@@ -89,7 +89,25 @@ cdef class RequestHead:
 
 
 cdef inline object latin1(Octets text, Py_ssize_t size):
-    return PyUnicode_DecodeLatin1(<const char*>text, size, NULL)
+    """The octets as a str: in words if they are ASCII and not so few that CPython keeps such strings."""
+    cdef uint64_t word, high = 0
+    cdef unsigned char* at
+    cdef Py_ssize_t i = 0
+    if size < WORD:
+        return PyUnicode_DecodeLatin1(<const char*>text, size, NULL)
+    made = PyUnicode_New(size, 127)
+    at = <unsigned char*>PyUnicode_DATA(made)
+    while i < size - WORD:
+        memcpy(&word, text + i, WORD)
+        high |= word
+        memcpy(at + i, &word, WORD)
+        i += WORD
+    memcpy(&word, text + size - WORD, WORD)
+    high |= word
+    memcpy(at + size - WORD, &word, WORD)
+    if high & HIGH_BITS:
+        return PyUnicode_DecodeLatin1(<const char*>text, size, NULL)
+    return made
 
 
 def parse_request_line(data, Py_ssize_t max_line=8190, bint tolerant=False):
@@ -238,34 +256,63 @@ cdef struct Slot:
     Kind kind
 
 cdef Slot SLOT[SLOTS]
-cdef unsigned char ENVIRON_CHARACTER[256]
 _known_keys = []
 
 
-cdef inline unsigned int hashed(unsigned int state, unsigned char octet) noexcept:
-    return (state ^ octet) * 16777619
+cdef inline uint64_t folded_word(uint64_t word, uint64_t* underscores) noexcept:
+    """Eight octets of a token in upper case, "-" made "_"; counts as underscores what was one before."""
+    cdef uint64_t under = word ^ ONES * 0x5F
+    cdef uint64_t dash = word ^ ONES * 0x2D
+    underscores[0] |= (under - ONES) & ~under & HIGH_BITS
+    dash = ~((dash & ~HIGH_BITS) + ~HIGH_BITS | dash | ~HIGH_BITS)
+    return upper_word(word) ^ (dash >> 7) * (0x2D ^ 0x5F)
+
+
+cdef inline bint fold(unsigned char* folded, Octets name, int size) noexcept:
+    """Write a name of at most LONGEST octets as an environ key has it; False if it has an underscore."""
+    cdef uint64_t word = 0, underscores = 0
+    cdef int i = 0
+    if size < WORD:
+        memcpy(&word, name, size)
+        word = folded_word(word, &underscores)
+        memcpy(folded, &word, WORD)
+        return not underscores
+    while True:
+        memcpy(&word, name + i, WORD)
+        word = folded_word(word, &underscores)
+        memcpy(folded + i, &word, WORD)
+        if i == size - WORD:
+            return not underscores
+        i = min(i + WORD, size - WORD)  # the last words may overlap
+
+
+cdef inline unsigned int hashed(Octets folded, int size) noexcept:
+    """A hash of a folded name's size, first eight and last eight octets; a shorter one ends in zeros."""
+    cdef uint64_t first, last = 0
+    memcpy(&first, folded, WORD)
+    if size > WORD:
+        memcpy(&last, folded + size - WORD, WORD)
+    first = (first ^ size) * <uint64_t>0x9E3779B97F4A7C15 ^ last * <uint64_t>0xC2B2AE3D27D4EB4F
+    return <unsigned int>((first ^ first >> 32) * <uint64_t>0x9E3779B97F4A7C15 >> 32)
 
 
 def _fill_slots():
     cdef unsigned int index
-    cdef int octet
-    cdef Octets name
+    cdef unsigned char padded[LONGEST]
     memset(SLOT, 0, sizeof(SLOT))
-    for octet in range(256):
-        ENVIRON_CHARACTER[octet] = ord(chr(octet).upper().replace("-", "_")) if octet < 128 else octet
     for field in KNOWN_FIELDS:
         key = environ_key(field)
         folded = field.upper().replace("-", "_")
         _known_keys.append((key, folded))
-        name = octets(folded)
-        index = 2166136261
-        for octet in range(len(folded)):
-            index = hashed(index, name[octet])
-        index %= SLOTS
+        if len(folded) > LONGEST:
+            raise AssertionError("a known field's name is longer than there is room for")
+        memset(padded, 0, LONGEST)
+        memcpy(padded, octets(folded), len(folded))
+        index = hashed(padded, len(folded)) % SLOTS
         while SLOT[index].key != NULL:
             index = (index + 1) % SLOTS
         SLOT[index].key = <PyObject*>key
-        SLOT[index].name = name
+        SLOT[index].name = octets(folded)
         SLOT[index].size = len(folded)
         SLOT[index].kind = {
             "HTTP_COOKIE": COOKIE, "CONTENT_TYPE": CONTENT_TYPE, "CONTENT_LENGTH": CONTENT_LENGTH
@@ -285,11 +332,9 @@ def build_environ(base, RequestHead head):
     set_path(environ, head.target)
 
     cdef unsigned char folded[LONGEST]
-    cdef unsigned char octet
     cdef unsigned int index
     cdef bint has_type = False, has_length = False
     cdef Slot* slot
-    cdef int j
     for i in range(head.count):
         field = &head.table[i]
         if field.name_size > LONGEST:
@@ -297,15 +342,8 @@ def build_environ(base, RequestHead head):
             if key is not None:
                 join(environ, key, latin1(data + field.value, field.value_size), JOINED)
             continue
-        index = 2166136261
-        for j in range(field.name_size):
-            octet = data[field.name + j]
-            if octet == 95:  # "_"
-                break
-            octet = ENVIRON_CHARACTER[octet]
-            folded[j] = octet
-            index = hashed(index, octet)
-        else:
+        if fold(folded, data + field.name, field.name_size):
+            index = hashed(folded, field.name_size)
             value = latin1(data + field.value, field.value_size)
             slot = &SLOT[index % SLOTS]
             while slot.key != NULL and not (

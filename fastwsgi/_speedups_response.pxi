@@ -210,19 +210,21 @@ def format_fields(headers):
 cdef bytes field_lines(list headers):
     """The field lines of well-formed pairs and the empty line, or None for any others."""
     cdef Py_ssize_t i, size = 2
+    cdef uint64_t controls = 0
     for i in range(PyList_GET_SIZE(headers)):
-        if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
+        if not latin1_pair(<object>PyList_GET_ITEM(headers, i), &size):
             return None
     cdef bytes lines = PyBytes_FromStringAndSize(NULL, size)
     cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(lines)
     for i in range(PyList_GET_SIZE(headers)):
-        at = put_pair(at, <object>PyList_GET_ITEM(headers, i))
+        at = put_pair(at, <object>PyList_GET_ITEM(headers, i), &controls)
     put(at, b"\r\n", 2)
-    return lines
+    # A control character: a tab in a value, or one to refuse. The pure twin knows.
+    return None if controls else lines
 
 
-cdef inline bint clean_pair(object pair, Py_ssize_t* size) noexcept:
-    """Whether pair is a (name, value) tuple fit to be sent; adds the size of its field line."""
+cdef inline bint latin1_pair(object pair, Py_ssize_t* size) noexcept:
+    """Whether pair is a (name, value) tuple of Latin-1 text; adds the size of its field line."""
     if not (PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2):
         return False
     name = <object>PyTuple_GET_ITEM(pair, 0)
@@ -230,18 +232,52 @@ cdef inline bint clean_pair(object pair, Py_ssize_t* size) noexcept:
     if not (is_latin1(name) and is_latin1(value)):
         return False
     size[0] += PyUnicode_GET_LENGTH(name) + PyUnicode_GET_LENGTH(value) + 4
+    return True
+
+
+cdef inline bint clean_pair(object pair, Py_ssize_t* size) noexcept:
+    """Whether pair is a (name, value) tuple fit to be sent; adds the size of its field line."""
+    if not latin1_pair(pair, size):
+        return False
+    name = <object>PyTuple_GET_ITEM(pair, 0)
+    value = <object>PyTuple_GET_ITEM(pair, 1)
     return clean_name(octets(name), PyUnicode_GET_LENGTH(name)) and clean(
         octets(value), PyUnicode_GET_LENGTH(value)
     )
 
 
-cdef inline unsigned char* put_pair(unsigned char* at, object pair) noexcept:
+cdef inline unsigned char* put_pair(unsigned char* at, object pair, uint64_t* controls) noexcept:
     name = <object>PyTuple_GET_ITEM(pair, 0)
     value = <object>PyTuple_GET_ITEM(pair, 1)
-    at = put(at, octets(name), PyUnicode_GET_LENGTH(name))
+    at = put_looking(at, octets(name), PyUnicode_GET_LENGTH(name), controls)
     at = put(at, b": ", 2)
-    at = put(at, octets(value), PyUnicode_GET_LENGTH(value))
+    at = put_looking(at, octets(value), PyUnicode_GET_LENGTH(value), controls)
     return put(at, b"\r\n", 2)
+
+
+cdef inline unsigned char* put_looking(
+    unsigned char* at, Octets text, Py_ssize_t size, uint64_t* controls
+) noexcept:
+    """Append octets, and make controls not zero if one of them is a control character."""
+    cdef unsigned char* end = at + size
+    cdef uint64_t word
+    if size < WORD:
+        while at < end:
+            controls[0] |= (text[0] < 32) | (text[0] == 127)
+            at[0] = text[0]
+            at += 1
+            text += 1
+        return end
+    text += size
+    while at < end - WORD:
+        memcpy(&word, text - (end - at), WORD)
+        controls[0] |= control_bits(word)
+        memcpy(at, &word, WORD)
+        at += WORD
+    memcpy(&word, text - WORD, WORD)
+    controls[0] |= control_bits(word)
+    memcpy(end - WORD, &word, WORD)
+    return end
 
 
 cdef Py_ssize_t find(list headers, object name, Py_ssize_t start) noexcept:
@@ -368,10 +404,10 @@ cdef class Headers:
         return PureHeaders.__str__(self)
 
     def __bytes__(self):
-        lines = None
-        if type(self) is Headers and type(self._headers) is list:
-            lines = field_lines(self._headers)
-        return PureHeaders.__bytes__(self) if lines is None else lines
+        if type(self) is not Headers:
+            return PureHeaders.__bytes__(self)
+        lines = field_lines(self._headers) if type(self._headers) is list else None
+        return _fallback.format_fields(self._headers) if lines is None else lines
 
     def setdefault(self, name, value):
         cdef Py_ssize_t index, size = 0

@@ -38,6 +38,8 @@ _REQUIRED_KEYS = (
 )
 _MISPLACED_KEYS = {"HTTP_CONTENT_TYPE": "CONTENT_TYPE", "HTTP_CONTENT_LENGTH": "CONTENT_LENGTH"}
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PATCH", "PUT", "DELETE", "TRACE"})
+# What nearly every status looks like: found at once to break no rule.
+_is_usual_status = re.compile(r"[1-9][0-9]{2} ").match
 # Answers without content: RFC 9110 sections 15.3.5 and 15.4.5.
 _CODES_WITHOUT_CONTENT = (204, 304)
 
@@ -314,6 +316,8 @@ def check_status(status: object) -> None:
     for any other bad code; warns about the separator. PEP 3333, "The start_response() Callable".
     """
     text = check_string_type(status, "Status")
+    if _is_usual_status(text):
+        return
     code_text = text.split(None, 1)[0]
     if len(code_text) != 3:
         raise AssertionError(f"Status codes must be three characters: {code_text!r}")

@@ -223,6 +223,17 @@ def test_keys_are_exact(twin: Any) -> None:
             assert twin.build_environ({}, head)[environ_key(spelling)] == "v"
 
 
+def test_keys_of_names_of_any_token_characters(twin: Any) -> None:
+    from fastwsgi._grammar import environ_key
+
+    tokens = "!#$%&'*+-.^`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    for size in range(1, len(tokens) + 1):
+        for name in (tokens[:size], tokens[-size:], tokens[:size] + "_", "_" + tokens[-size:]):
+            environ = twin.build_environ({}, twin.parse_head(LINE + name.encode() + b": v\r\n\r\n"))
+            found = [key for key in environ if key.startswith("HTTP_")]
+            assert found == ([] if "_" in name else [environ_key(name)])
+
+
 SIZE = 4_000_000  # a parser whose cost grows with the square of this takes hours
 
 
