@@ -6,6 +6,8 @@ each connection gets a handler object, which reads one request and answers it.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import platform
 import socket
 import socketserver
@@ -17,7 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._backend import RequestHead, build_environ, parse_head, parse_request_line
 from ._grammar import BadRequest
+from ._server.body import BodyReader, read_chunked
 from ._server.head_reader import read_field_section
+from ._server.request import Framing, check_head
 from ._server.settings import Limits
 from .handlers import SimpleHandler
 
@@ -112,6 +116,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     _head: RequestHead | None = None
     _message: Message | None = None
     _request: tuple[str, str, str] | None = None
+    _framing: Framing = Framing(0, expects_continue=False)
 
     @property
     def headers(self) -> Message:
@@ -162,17 +167,40 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             self.raw_requestline = self._read_request_line()
             if not self.parse_request():
                 return
+            environ = self.get_environ()
+            opened = self._open_body(environ)
+        except BadRequest as error:
+            self.send_error(error.status, explain=error.reason)
+            return
         except TimeoutError as error:
             self.log_error("Request timed out: %r", error)
             return
         except ConnectionError:
             return
+        with opened as body:
+            self._answer(environ, body)
+
+    def _open_body(self, environ: WSGIEnvironment) -> Any:
+        """The stream for ``wsgi.input``: it ends where the request does."""
+        environ["wsgi.input_terminated"] = True
+        length = self._framing.length
+        if length is None:
+            body, length = read_chunked(self.rfile, LIMITS)
+            environ.pop("HTTP_TRANSFER_ENCODING", None)
+            environ["CONTENT_LENGTH"] = str(length)
+            return body
+        if length:
+            return BodyReader(self.rfile, length)
+        # A stream that somebody made by hand ends by itself, and may have been made to be read.
+        return io.BytesIO() if isinstance(self.connection, socket.socket) else contextlib.nullcontext(self.rfile)
+
+    def _answer(self, environ: WSGIEnvironment, body: Any) -> None:
         stdout = _WholeWrites(self.wfile)
         handler = ServerHandler(
-            self.rfile,
+            body,
             stdout,
             self.get_stderr(),
-            self.get_environ(),
+            environ,
             multithread=isinstance(self.server, socketserver.ThreadingMixIn),
             multiprocess=isinstance(self.server, _ForkingMixIn),
         )
@@ -207,6 +235,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             )
             section = read_field_section(self.rfile, LIMITS.field_section)
             head = parse_head(self.raw_requestline + section, LIMITS.request_line, LIMITS.fields, tolerant=True)
+            self._framing = check_head(head, LIMITS)
         except BadRequest as error:
             self.send_error(error.status, explain=error.reason)
             return False
@@ -214,19 +243,16 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         # As http.server has it: a path that starts with two slashes would read as a host in a Location.
         self.path = head.target if not head.target.startswith("//") else "/" + head.target.lstrip("/")
         self._request = self.command, self.path, self.request_version
-        return self._negotiate(head)
-
-    def _negotiate(self, head: RequestHead) -> bool:
-        """Decide on the connection's fate and on 100-continue (RFC 9112 section 9.3, RFC 9110 10.1.1)."""
-        modern = self.protocol_version >= "HTTP/1.1"
-        if modern:
-            options = ",".join(head.get_all("Connection")).lower().replace(" ", "").split(",")
-            self.close_connection = "close" in options or (
-                self.request_version < "HTTP/1.1" and "keep-alive" not in options
-            )
-            if self.request_version >= "HTTP/1.1" and "100-continue" in map(str.lower, head.get_all("Expect")):
-                return self.handle_expect_100()
-        return True
+        if self.protocol_version < "HTTP/1.1":
+            return True
+        # RFC 9112 section 9.3. A handler that loops over requests knows of lengths, but not of chunks.
+        options = ",".join(head.get_all("Connection")).lower().replace(" ", "").split(",")
+        self.close_connection = (
+            "close" in options
+            or (self.request_version < "HTTP/1.1" and "keep-alive" not in options)
+            or self._framing.length is None
+        )
+        return self.handle_expect_100() if self._framing.expects_continue else True
 
 
 class _WholeWrites:

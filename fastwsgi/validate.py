@@ -93,6 +93,8 @@ def validator(application: WSGIApplication) -> WSGIApplication:
             calls.append(None)
             return WriteWrapper(start_response(*args))
 
+        # Where that is true, frameworks read without a size, which InputWrapper forbids.
+        environ.pop("wsgi.input_terminated", None)
         environ["wsgi.input"] = InputWrapper(environ["wsgi.input"])
         environ["wsgi.errors"] = ErrorWrapper(environ["wsgi.errors"])
         body: Any = application(environ, checked_start_response)

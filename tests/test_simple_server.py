@@ -270,8 +270,8 @@ def test_a_handler_that_keeps_the_connection(make: Any, wsgi: SimpleNamespace) -
 @pytest.mark.parametrize(
     ("request_head", "closes"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", False),
-        (b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", False),
+        (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", True),
         (b"GET / HTTP/1.0\r\n\r\n", True),
         (b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", False),
     ],
@@ -292,7 +292,7 @@ def parsed(wsgi: SimpleNamespace, head: bytes, protocol_version: str) -> Any:
 
 
 def test_expect_100(wsgi: SimpleNamespace) -> None:
-    head = b"PUT / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\nx"
+    head = b"PUT / HTTP/1.1\r\nHost: h\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\nx"
     handler = parsed(wsgi, head, "HTTP/1.1")
     assert handler.wfile.getvalue() == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert handler.rfile.read() == b"x"
@@ -301,7 +301,7 @@ def test_expect_100(wsgi: SimpleNamespace) -> None:
 
 def test_only_the_head_is_read(wsgi: SimpleNamespace) -> None:
     """Whatever the stream can do: peek, or only readline."""
-    head = b"PUT / HTTP/1.1\r\nA: b\r\n\r\n"
+    head = b"PUT / HTTP/1.0\r\nA: b\r\n\r\n"
     for stream in (io.BytesIO(head + b"\r\n\r\nbody"), io.BufferedReader(io.BytesIO(head + b"\r\n\r\nbody"))):
         handler_class = wsgi.simple_server.WSGIRequestHandler
         handler = handler_class.__new__(handler_class)
