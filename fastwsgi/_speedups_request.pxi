@@ -319,10 +319,15 @@ def _fill_slots():
         }.get(key, JOINED)
 
 
-def build_environ(base, RequestHead head):
-    if type(base) is not dict or head.data is None or not is_latin1(head.target):
-        return _fallback.build_environ(base, head)
-    cdef dict environ = (<dict>base).copy()
+def build_environ(base, head):
+    if type(base) is dict and type(head) is RequestHead:
+        if (<RequestHead>head).data is not None and is_latin1((<RequestHead>head).target):
+            return environ_of(<dict>base, <RequestHead>head)
+    return _fallback.build_environ(base, head)
+
+
+cdef dict environ_of(dict base, RequestHead head):
+    cdef dict environ = base.copy()
     cdef Octets data = <Octets>PyBytes_AS_STRING(head.data)
     cdef Field* field
     cdef Py_ssize_t i

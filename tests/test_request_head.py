@@ -213,6 +213,12 @@ def test_environ_of_fields(twin: Any) -> None:
     assert base == {"CONTENT_LENGTH": "", "A": "b"}
 
 
+@pytest.mark.parametrize("head", [None, 1, b"GET / HTTP/1.1"])
+def test_what_is_no_head(twin: Any, head: Any) -> None:
+    with pytest.raises(AttributeError):
+        twin.build_environ({}, head)
+
+
 def test_keys_are_exact(twin: Any) -> None:
     """The table of known names confuses none of them, whatever the case."""
     from fastwsgi._grammar import KNOWN_FIELDS, environ_key
