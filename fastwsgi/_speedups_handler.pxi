@@ -35,6 +35,8 @@ cdef Stock stock_of(object handler, dict stock):
 
 cdef Stock read_stock(object cls, dict stock):
     cdef Stock found = Stock.__new__(Stock)
+    if cls.__getattribute__ is not object.__getattribute__ or cls.__setattr__ is not object.__setattr__:
+        return None
     for name, function in stock.items():
         value = getattr(cls, name)
         if function is None:

@@ -292,6 +292,19 @@ def test_an_attribute_set_later_is_honoured(
     assert expected in streams.sent
 
 
+def test_a_class_with_its_own_attribute_access(simple: Any) -> None:
+    asked: set[str] = set()
+
+    class Own(simple):
+        def __getattribute__(self, name: str) -> Any:
+            asked.add(name)
+            return super().__getattribute__(name)
+
+    _, streams = run(Own, hello)
+    assert streams.sent == HELLO + b"Content-Length: 13\r\n\r\nHello, world!"
+    assert {"setup_environ", "os_environ", "finish_response", "send_preamble", "http_version"} <= asked
+
+
 def test_headers_class(wsgi: SimpleNamespace, simple: Any) -> None:
     class Loud(wsgi.headers.Headers):
         def __bytes__(self) -> bytes:
