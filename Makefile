@@ -22,7 +22,7 @@ lint: $(VENV)/.lint
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastwsgi fastwsgi/*.pxi
 
 bench: $(BUILT)
-	$(BIN)/python bench/micro.py
+	$(BIN)/python -m bench.micro
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

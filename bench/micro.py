@@ -1,6 +1,6 @@
 """Time wsgiref's hot paths against both twins: one process, interleaved rounds, ratios with their spread.
 
-    python bench/micro.py [--rounds N] [--only TEXT] [--check]
+    python -m bench.micro [--rounds N] [--only TEXT] [--check]
 
 Each row runs the same work on the standard library, the pure twin and the compiled twin, in turn, a round
 at a time, and prints the median time of a call and the medians of the ratios within a round, with their
