@@ -17,9 +17,9 @@ TCHAR: Final = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
 # control characters are refused, NUL, CR and LF above all: they split messages.
 FIELD_VALUE: Final = r"\t\x20-\x7e\x80-\xff"
 
-# RFC 9112 section 3.2: the four forms of a request target hold visible ASCII only. The tolerant class
-# adds the octets above it, which wsgiref passes on in PATH_INFO and its own tests send.
-TARGET: Final = r"\x21-\x7e"
+# RFC 9112 section 3.2: the four forms of a request target hold visible ASCII only, and no fragment. The
+# tolerant class adds the octets above it, which wsgiref passes on in PATH_INFO and its own tests send.
+TARGET: Final = r"\x21\x22\x24-\x7e"
 TOLERANT_TARGET: Final = TARGET + r"\x80-\xff"
 
 # What an application may not put into a response. HTAB is field content but never part of a name.

@@ -1,13 +1,16 @@
 # cython: language_level=3, binding=True, boundscheck=False, wraparound=False, initializedcheck=False
-# cython: embedsignature=True, embedsignature.format=clinic, freethreading_compatible=True
+# cython: embedsignature=True, embedsignature.format=clinic
 """The compiled twin: the inner loops of ``_fallback.py``, same names in the same order.
 
 Each function handles what nearly every call is: exact str, list, tuple and bytes, text within Latin-1,
 well-formed input. Whatever else comes, it leaves to the pure twin without having changed anything, so a
 rare rule and the exception it ends in are written once, there.
 
-Ownership: Cython counts every reference here. The one allocation it doesn't know, a RequestHead's
-field table, is made in ``parse`` and freed in ``RequestHead.__dealloc__``.
+Ownership: Cython counts references, but for the items of lists and tuples that are looked at in place,
+and the keys in the table of known fields, which live as long as the module. So nothing that can run Python
+code may stand between a check or a size and its use: an application still holds the lists it gives us. The
+one allocation Cython doesn't know, a RequestHead's field table, is made in ``parse`` and freed in
+``RequestHead.__dealloc__``.
 """
 
 cimport cython

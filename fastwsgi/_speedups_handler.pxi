@@ -12,7 +12,7 @@ cdef class Stock:
     cdef unsigned int version
     cdef dict os_environ
     cdef object wsgi_version, wsgi_run_once, file_wrapper, origin_server, http_version, software
-    cdef bint closes, writes
+    cdef bint closes
 
 
 cdef Stock last_stock = None
@@ -23,7 +23,10 @@ cdef Stock stock_of(object handler, dict stock):
     global last_stock
     cdef Stock known = last_stock
     cdef PyTypeObject* cls = Py_TYPE(handler)
-    for name in <dict>handler.__dict__:
+    attributes = handler.__dict__
+    if type(attributes) is not dict:
+        return None
+    for name in <dict>attributes:
         if name in stock:
             return None
     if known is None or known.cls != cls or known.version != cls.tp_version_tag:
@@ -38,11 +41,13 @@ cdef Stock read_stock(object cls, dict stock):
     if cls.__getattribute__ is not object.__getattribute__ or cls.__setattr__ is not object.__setattr__:
         return None
     for name, function in stock.items():
+        if hasattr(type(cls), name):  # a metaclass may show the class another value than its instances
+            return None
         value = getattr(cls, name)
         if function is None:
             if hasattr(type(value), "__get__"):  # an instance would see another value
                 return None
-        elif value is not function and name not in ("close", "_write", "_flush"):
+        elif value is not function and name != "close":
             return None
     if type(cls.os_environ) is not dict or cls.headers_class is not Headers:
         return None
@@ -56,7 +61,6 @@ cdef Stock read_stock(object cls, dict stock):
     found.http_version = cls.http_version
     found.software = cls.server_software or None
     found.closes = cls.close is stock["close"]
-    found.writes = cls._write is stock["_write"] and cls._flush is stock["_flush"]
     return found
 
 
@@ -148,6 +152,7 @@ def run_stock(handler, application, dict stock):
             response.result.close()
         raise
     if known.closes and not response.handed_over:
+        response.handed_over = True  # a write() that comes too late is the handler's to refuse
         try:
             if hasattr(response.result, "close"):
                 response.result.close()
@@ -167,13 +172,17 @@ cdef int send_blocks(Stock known, Response response) except -1:
         if type(block) is bytes and not response.handed_over:
             if response.head_sent:
                 response.bytes_sent += PyBytes_GET_SIZE(block)
-                put_out(known, handler, block)
+                put_out(handler, block)
+                handler.stdout.flush()
                 continue
             answer = format_answer(known, response, <bytes>block)
             if answer is not None:
                 response.bytes_sent = PyBytes_GET_SIZE(block)
                 response.head_sent = True
-                put_out(known, handler, answer)
+                put_out(handler, answer)
+                if PyBytes_GET_SIZE(block) > LARGE_BLOCK:
+                    put_out(handler, <bytes>block)
+                handler.stdout.flush()
                 continue
         response.hand_over()
         handler.write(block)
@@ -183,17 +192,11 @@ cdef int send_blocks(Stock known, Response response) except -1:
     return 0
 
 
-cdef int put_out(Stock known, object handler, bytes data) except -1:
-    """Do what SimpleHandler's _write() and _flush() do, or call those of a subclass."""
-    if not known.writes:
-        handler._write(data)
-        handler._flush()
-        return 0
-    stdout = handler.stdout
-    written = stdout.write(data)
+cdef int put_out(object handler, bytes data) except -1:
+    """Do what SimpleHandler._write() does."""
+    written = handler.stdout.write(data)
     if written is not None and written != PyBytes_GET_SIZE(data):
         handler._write_rest(data, written)
-    stdout.flush()
     return 0
 
 
@@ -218,6 +221,11 @@ cdef dict stock_environ(object handler, Stock known):
     return environ
 
 
+# A block over this many octets is written by itself: a second system call costs less than the copy.
+cdef enum:
+    LARGE_BLOCK = 65536
+
+
 cdef bint is_only_block(object result) except -1:
     """Whether the iterable says that it has one block."""
     if type(result) is list:
@@ -229,13 +237,14 @@ cdef bint is_only_block(object result) except -1:
 
 
 cdef bytes format_answer(Stock known, Response response, bytes block):
-    """The head and the first block in one piece, or None if the head isn't fit to be sent."""
+    """The head and the first block, if that isn't large, in one piece; None if the head isn't fit to be sent."""
+    cdef list headers = response.headers
     cdef Py_ssize_t i, name_size, size = 0
     cdef uint64_t controls = 0  # a tab at most: clean_pair() has looked
     cdef bint has_length = False, has_date = False, has_server = False
-    for i in range(PyList_GET_SIZE(response.headers)):
-        pair = <object>PyList_GET_ITEM(response.headers, i)
-        if not clean_pair(pair, &size):
+    for i in range(PyList_GET_SIZE(headers)):
+        pair = <object>PyList_GET_ITEM(headers, i)
+        if not latin1_pair(pair, &size):
             return None
         name = <object>PyTuple_GET_ITEM(pair, 0)
         name_size = PyUnicode_GET_LENGTH(name)
@@ -245,6 +254,9 @@ cdef bytes format_answer(Stock known, Response response, bytes block):
             has_date = has_date or same_name(octets(name), b"date", 4)
         elif name_size == 6:
             has_server = has_server or same_name(octets(name), b"server", 6)
+
+    # What may run other code comes first: an application still holds the list, and may change it there.
+    cdef bint adds_length = not has_length and is_only_block(response.result)
     cdef bytes preamble = preamble_lines(
         known.http_version,
         response.status,
@@ -255,8 +267,7 @@ cdef bytes format_answer(Stock known, Response response, bytes block):
     cdef unsigned char* end = length + sizeof(length)
     cdef unsigned char* start = end
     cdef Py_ssize_t rest = PyBytes_GET_SIZE(block)
-    if not has_length and is_only_block(response.result):
-        response.content_length = rest
+    if adds_length:
         start = put_back(start, b"\r\n", 2)
         while rest or start == end - 2:
             start -= 1
@@ -264,13 +275,21 @@ cdef bytes format_answer(Stock known, Response response, bytes block):
             rest //= 10
         start = put_back(start, b"Content-Length: ", 16)
 
-    size += PyBytes_GET_SIZE(preamble) + (end - start) + 2 + PyBytes_GET_SIZE(block)
+    size = PyBytes_GET_SIZE(preamble) + (end - start) + 2
+    for i in range(PyList_GET_SIZE(headers)):
+        if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
+            return None
+    if PyBytes_GET_SIZE(block) <= LARGE_BLOCK:
+        size += PyBytes_GET_SIZE(block)
     cdef bytes answer = PyBytes_FromStringAndSize(NULL, size)
     cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(answer)
     at = put(at, PyBytes_AS_STRING(preamble), PyBytes_GET_SIZE(preamble))
-    for i in range(PyList_GET_SIZE(response.headers)):
-        at = put_pair(at, <object>PyList_GET_ITEM(response.headers, i), &controls)
+    for i in range(PyList_GET_SIZE(headers)):
+        at = put_pair(at, <object>PyList_GET_ITEM(headers, i), &controls)
     at = put(at, start, end - start)
     at = put(at, b"\r\n", 2)
-    put(at, PyBytes_AS_STRING(block), PyBytes_GET_SIZE(block))
+    if PyBytes_GET_SIZE(block) <= LARGE_BLOCK:
+        put(at, PyBytes_AS_STRING(block), PyBytes_GET_SIZE(block))
+    if adds_length:
+        response.content_length = PyBytes_GET_SIZE(block)
     return answer

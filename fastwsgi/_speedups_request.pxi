@@ -194,7 +194,7 @@ cdef RequestHead parse(bytes raw, Py_ssize_t max_line, Py_ssize_t max_fields, bi
         if head.count == max_fields:
             return None
         if head.count == room:
-            # At most one field in four octets ("a:" and its line end), so this is bounded by the data.
+            # At most one field in three octets ("a:" and LF), so this is bounded by the data.
             room = min(max_fields, (end - data) // 3 + 1)
             head.table = <Field*>PyMem_Malloc(room * sizeof(Field))
             if head.table == NULL:

@@ -445,17 +445,19 @@ cdef object look_up(Headers self, object name, object default):
 
 cdef bint remove(list headers, object name, Py_ssize_t first) except -1:
     """Delete the pairs of a name, the first of them at index first; False, and nothing done, if unsure."""
-    cdef Py_ssize_t i = first, kept = first
+    cdef Py_ssize_t i = first
+    if first == PyList_GET_SIZE(headers):
+        return True
+    # Dropping a pair may run other code: the others are collected before, and put back in one step.
+    cdef list others = []
     while 0 <= i < PyList_GET_SIZE(headers):
         i = find(headers, name, i + 1)
     if i < 0:
         return False
     for i in range(first, PyList_GET_SIZE(headers)):
         if not find_here(headers, name, i):
-            headers[kept] = headers[i]
-            kept += 1
-    if kept < PyList_GET_SIZE(headers):
-        del headers[kept:]
+            others.append(<object>PyList_GET_ITEM(headers, i))
+    headers[first:] = others
     return True
 
 

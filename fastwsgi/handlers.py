@@ -276,10 +276,12 @@ class BaseHandler:
     def send_headers(self) -> None:
         """Send the preamble and the header fields."""
         self.cleanup_headers()
-        self.headers_sent = True
         if not self.origin_server or self.client_is_modern():
+            bytes(self.headers)  # type: ignore[arg-type]  # raises before anything is sent, if it must
+            self.headers_sent = True
             self.send_preamble()
             self._write(bytes(self.headers))  # type: ignore[arg-type]
+        self.headers_sent = True
 
     def result_is_file(self) -> bool:
         """Whether the application returned a ``wsgi_file_wrapper``."""
@@ -399,7 +401,7 @@ _STOCK: dict[str, Callable[..., Any] | None] = {
     )
 } | dict.fromkeys((
     "os_environ", "headers_class", "wsgi_version", "wsgi_run_once", "wsgi_file_wrapper", "origin_server",
-    "http_version", "server_software",
+    "http_version", "server_software", "status", "headers", "headers_sent",
 ))  # fmt: skip
 
 

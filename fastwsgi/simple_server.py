@@ -72,12 +72,13 @@ class WSGIServer(HTTPServer):
         RequestHandlerClass: Callable[..., Any],  # noqa: N803 - socketserver's name
         bind_and_activate: bool = True,
     ) -> None:
-        if self.address_family == socket.AF_INET and ":" in server_address[0]:
+        host = server_address[0] if isinstance(server_address, tuple) else None
+        if self.address_family == socket.AF_INET and isinstance(host, str) and ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__(server_address, RequestHandlerClass, bind_and_activate)
 
     def server_bind(self) -> None:
-        """Bind, and name the server: as it was called, without asking the DNS."""
+        """Bind, and name the server by its address or, for all interfaces, the machine: without the DNS."""
         socketserver.TCPServer.server_bind(self)
         host, port = self.server_address[:2]
         self.server_name = socket.gethostname() if host in ("", "0.0.0.0", "::") else str(host)
@@ -133,15 +134,19 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     def headers(self, message: Message) -> None:
         self._message = message
 
+    @headers.deleter
+    def headers(self) -> None:
+        self._message = self._head = None
+
     def address_string(self) -> str:
         """The client's address for the log, "-" where it has none (a unix socket)."""
         return self._client()[0] or "-"
 
     def _client(self) -> tuple[str, str]:
-        address = self.client_address
-        if isinstance(address, tuple) and len(address) > 1:
-            return str(address[0]), str(address[1])
-        return "", ""
+        address: Any = self.client_address
+        if not isinstance(address, tuple | list) or not address:
+            return "", ""
+        return str(address[0]), str(address[1]) if len(address) > 1 else ""
 
     def get_environ(self) -> WSGIEnvironment:
         """A new environ for the current request, on a copy of the server's ``base_environ``.
@@ -154,6 +159,11 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         environ = build_environ(self.server.base_environ, head)  # type: ignore[attr-defined]
         environ["SERVER_SOFTWARE"] = self.server_version
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self._client()
+        if self._head is not None:
+            environ["REQUEST_URI"] = self._head.target  # as it was sent, whatever became of self.path
+        host = self.address_string()
+        if host not in (environ["REMOTE_ADDR"], "-"):
+            environ["REMOTE_HOST"] = host  # an override knows a name for the client
         environ.setdefault("CONTENT_TYPE", "text/plain")
         return environ
 
@@ -202,8 +212,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             self.get_stderr(),
             environ,
             multithread=isinstance(self.server, socketserver.ThreadingMixIn),
-            multiprocess=isinstance(self.server, _ForkingMixIn),
         )
+        handler.wsgi_multiprocess = isinstance(self.server, _ForkingMixIn)
         handler.request_handler = self
         try:
             handler.run(self.server.get_app())  # type: ignore[attr-defined]
@@ -234,6 +244,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
                 self.raw_requestline, LIMITS.request_line, tolerant=True
             )
             section = read_field_section(self.rfile, LIMITS.field_section)
+            if not section and isinstance(getattr(self, "connection", None), socket.socket):
+                raise BadRequest(400, "Incomplete header section")
             head = parse_head(self.raw_requestline + section, LIMITS.request_line, LIMITS.fields, tolerant=True)
             self._framing = check_head(head, LIMITS)
         except BadRequest as error:
@@ -255,6 +267,9 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         return self.handle_expect_100() if self._framing.expects_continue else True
 
 
+_LARGE = 65536
+
+
 class _WholeWrites:
     """An output stream that sends what was written in one piece at each flush."""
 
@@ -266,11 +281,18 @@ class _WholeWrites:
         self.pieces.append(data)
 
     def flush(self) -> None:
-        if self.pieces:
-            data = b"".join(self.pieces)
-            self.pieces.clear()
-            self.stream.write(data)
+        pieces, self.pieces = self.pieces, []
+        if pieces:
+            # A large piece isn't worth the copy that saves a system call.
+            whole = [b"".join(pieces)] if sum(map(len, pieces)) <= _LARGE else pieces
+            for data in whole:
+                self.stream.write(data)
             self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        # fileno() and the rest are for one who wants to write by himself: after what is waiting here.
+        self.flush()
+        return getattr(self.stream, name)
 
 
 def demo_app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:

@@ -15,6 +15,7 @@ DIFFERENCES: dict[str, str] = {
     "environ-fields": "names with underscores are dropped, cookies joined by semicolons, no field hidden by a key",
     "absolute-form": "a target in absolute-form sets the path and HTTP_HOST (RFC 9112 section 3.2.2)",
     "lazy-headers": "the handler's headers are made when they are looked at",
+    "client-name": "an overridden address_string() sets REMOTE_HOST on every Python",
     "true-multithread": "wsgi.multithread is true under a ThreadingMixIn",
     "ipv6-from-host": "a host with colons is IPv6",
     "no-dns": "the DNS isn't asked at bind",

@@ -339,6 +339,149 @@ def test_close_sees_the_finished_response(simple: Any) -> None:
     assert seen == [("200 OK", 13, True, [b"Hello, world!"], "text/plain")]
 
 
+@pytest.mark.parametrize("hook", ["_write", "_flush"])
+def test_output_hooks_see_the_state(simple: Any, hook: str) -> None:
+    seen: list[Any] = []
+
+    class Watching(simple):
+        def _write(self, data: bytes) -> None:
+            if hook == "_write":
+                seen.append((self.status, self.headers_sent, self.bytes_sent, self.headers["a"], self.result))
+            super()._write(data)
+
+        def _flush(self) -> None:
+            if hook == "_flush":
+                seen.append((self.status, self.headers_sent, self.bytes_sent, self.headers["a"], self.result))
+            super()._flush()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [("A", "1")])
+        return [b"x"]
+
+    run(Watching, application)
+    assert seen[-1] == ("200 OK", True, 1, "1", [b"x"])
+
+
+def test_odd_classes_take_the_long_way(simple: Any) -> None:
+    class Meta(type):
+        server_software = property(lambda cls: "meta")
+
+    class ByMeta(simple, metaclass=Meta):
+        pass
+
+    class OwnDict(simple):
+        attributes: dict[str, Any] = {}  # noqa: RUF012
+        __dict__ = property(lambda self: None)  # type: ignore[assignment]
+
+    for cls in (ByMeta, OwnDict):
+        _, streams = run(cls, hello)
+        assert streams.sent == HELLO + b"Content-Length: 13\r\n\r\nHello, world!"
+
+
+def test_state_left_by_a_failure_is_minded(simple: Any) -> None:
+    class Failing:
+        def write(self, data: bytes) -> None:
+            raise BrokenPipeError
+
+    streams = Streams()
+    handler = simple(streams.stdin, Failing(), streams.stderr, ENVIRON)
+    handler.run(hello)
+    handler.stdout = streams.stdout
+    handler.run(hello)
+    assert "Headers already set!" in streams.logged
+
+
+def test_what_comes_after_the_end_is_refused(simple: Any) -> None:
+    late: list[Any] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        late.append(start_response("200 OK", [DATE]))
+        return [b"x"]
+
+    _, streams = run(simple, application)
+    before = streams.sent
+    with pytest.raises(AssertionError, match=r"^write\(\) before start_response\(\)$"):
+        late[0](b"LATE")
+    assert streams.sent == before
+
+
+class Meddling:
+    """A body whose length is asked while the head is being made, and who changes the application's list then."""
+
+    def __init__(self, fields: list[Any], meddle: Any) -> None:
+        self.fields, self.meddle = fields, meddle
+
+    def __len__(self) -> int:
+        self.meddle(self.fields)
+        return 1
+
+    def __iter__(self) -> Any:
+        return iter([b"x"])
+
+
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        lambda fields: fields.extend([("X-Long", "A" * 5000)] * 9),
+        lambda fields: fields.clear(),
+        lambda fields: fields.__setitem__(0, ("B", "2" * 3000)),
+        lambda fields: fields.append(None),
+        pytest.param(
+            lambda fields: fields.append(("C", "3\r\n\r\nD: 4")), marks=pytest.mark.differs("control-characters")
+        ),
+    ],
+    ids=["grow", "shrink", "replace", "spoil", "inject"],
+)
+def test_a_list_that_changes_while_the_head_is_made(simple: Any, meddle: Any) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        fields = [("A", "1" * 900), DATE]
+        start_response("200 OK", fields)
+        return Meddling(fields, meddle)
+
+    _, streams = run(simple, application)
+    head, _, body = streams.sent.partition(b"\r\n\r\n")
+    assert re.fullmatch(rb"HTTP/1\.0 [0-9]{3} [ -~]*(\r\n[A-Za-z-]+: [ -~]*)*", head)
+    assert b"D: 4" not in head
+    assert body in (b"x", SORRY, b"")
+
+
+def test_a_clock_that_changes_the_list(simple: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = [("A", "1")]
+
+    def clock() -> float:
+        fields.extend([("X-Long", "A" * 5000)] * 9)
+        return 0.0
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", fields)
+        return [b"x"]
+
+    monkeypatch.setattr("time.time", clock)
+    _, streams = run(simple, application)
+    assert re.fullmatch(rb"HTTP/1\.0 200 OK(\r\n[A-Za-z-]+: [ -~]*)*\r\n\r\nx", streams.sent)
+
+
+def test_a_large_block_isnt_copied_behind_the_head(simple: Any) -> None:
+    block = b"x" * 1_000_000
+    pieces: list[Any] = []
+
+    class Stream:
+        def write(self, data: bytes) -> None:
+            pieces.append(data)
+
+        def flush(self) -> None:
+            pieces.append("flush")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return [block]
+
+    simple(io.BytesIO(), Stream(), io.StringIO(), ENVIRON).run(application)
+    assert pieces[-2] is block
+    assert pieces[-1] == "flush"
+    assert b"Content-Length: 1000000\r\n" in b"".join(pieces[:-2])
+
+
 # ---- errors -----------------------------------------------------------------------------------------
 
 SORRY = b"A server error occurred.  Please contact the administrator."

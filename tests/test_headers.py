@@ -137,6 +137,19 @@ def test_copies_and_pickles(wsgi: SimpleNamespace) -> None:
     assert copy.deepcopy(headers)._headers is not headers._headers
 
 
+def test_a_value_whose_end_changes_the_list(wsgi: SimpleNamespace) -> None:
+    class Value:
+        def __del__(self) -> None:
+            fields.clear()
+
+    for change in (lambda headers: headers.__delitem__("X"), lambda headers: headers.__setitem__("X", "new")):
+        fields: list[Any] = []
+        headers = wsgi.headers.Headers(fields)
+        fields.extend([("X", Value()), ("B", "2"), ("C", "3"), ("X", Value()), ("D", "4")])
+        change(headers)
+        assert "B" not in headers or headers["B"] == "2"
+
+
 # ---- bad input --------------------------------------------------------------------------------------
 
 

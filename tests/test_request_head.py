@@ -59,6 +59,7 @@ BAD_LINES = {
     "absolute with userinfo": (b"GET http://a@h/ HTTP/1.1\r\n", 400),
     "absolute with bad port": (b"GET http://h:a/ HTTP/1.1\r\n", 400),
     "other scheme": (b"GET ftp://h/ HTTP/1.1\r\n", 400),
+    "fragment": (b"GET /a#b HTTP/1.1\r\n", 400),
     "control character": (b"GET /\x01 HTTP/1.1\r\n", 400),
     "NUL": (b"GET /\x00 HTTP/1.1\r\n", 400),
     "DEL": (b"GET /\x7f HTTP/1.1\r\n", 400),

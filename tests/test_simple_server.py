@@ -112,6 +112,18 @@ def test_extra_environ_keys(make: Any) -> None:
     assert environ["PATH_INFO"] == "/a b"
 
 
+@pytest.mark.differs("extra-environ-keys")
+def test_request_uri_is_as_sent_when_headers_were_looked_at(make: Any) -> None:
+    class Looking:
+        def get_environ(self: Any) -> Any:
+            assert len(self.headers) == 0
+            return super().get_environ()  # type: ignore[misc]
+
+    with serving(make(echo, Looking)) as address:
+        environ = environ_of(exchange(address, b"GET //a?b HTTP/1.0\r\n\r\n"))
+    assert (environ["REQUEST_URI"], environ["PATH_INFO"]) == ("//a?b", "/a")
+
+
 @pytest.mark.differs("environ-fields")
 def test_fields_in_the_environ(make: Any) -> None:
     with serving(make(echo)) as address:
@@ -402,6 +414,61 @@ def test_a_client_without_an_address(wsgi: SimpleNamespace, capsys: pytest.Captu
     assert capsys.readouterr().err.lstrip("\x1b[0123456789;m").startswith("- - - [")
 
 
+@pytest.mark.differs("client-name")
+def test_an_overridden_address_string_names_the_client(make: Any) -> None:
+    class Naming:
+        def address_string(self) -> str:
+            return "client.example"
+
+    with serving(make(echo, Naming)) as address:
+        environ = environ_of(exchange(address, b"GET / HTTP/1.0\r\n\r\n"))
+    assert environ["REMOTE_HOST"] == "client.example"
+    assert environ["REMOTE_ADDR"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("address", [("local",), ["local", 0], ("local", 5, 0, 0)])
+def test_client_addresses_of_other_kinds(make: Any, address: Any) -> None:
+    fake = FakeSocket(b"GET / HTTP/1.0\r\n\r\n")
+    with make(echo) as server:
+        server.RequestHandlerClass(fake, address, server)
+    assert environ_of(b"".join(fake.sent))["REMOTE_ADDR"] == "local"
+
+
+def test_server_addresses_of_other_kinds(wsgi: SimpleNamespace) -> None:
+    server_class, handler_class = wsgi.simple_server.WSGIServer, wsgi.simple_server.WSGIRequestHandler
+    server_class(None, handler_class, bind_and_activate=False).server_close()
+    with server_class((b"127.0.0.1", 0), handler_class) as server:
+        assert server.server_port
+
+
+def test_a_server_handler_may_use_the_socket_itself(
+    make: Any, wsgi: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sending(wsgi.simple_server.ServerHandler):
+        def __init__(self, stdin: Any, stdout: Any, stderr: Any, environ: Any, multithread: bool = False) -> None:
+            super().__init__(stdin, stdout, stderr, environ, multithread=multithread)
+
+        def sendfile(self) -> bool:
+            self.send_headers()
+            with socket.socket(fileno=socket.dup(self.stdout.fileno())) as connection:
+                connection.sendall(b"by hand")
+            return True
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Length", "7")])
+        return environ["wsgi.file_wrapper"](io.BytesIO(b""))
+
+    monkeypatch.setattr(wsgi.simple_server, "ServerHandler", Sending)
+    with serving(make(application)) as address:
+        assert exchange(address, b"GET / HTTP/1.0\r\n\r\n").endswith(b"\r\n\r\nby hand")
+
+
+def test_headers_may_be_deleted(wsgi: SimpleNamespace) -> None:
+    handler = parsed(wsgi, b"GET / HTTP/1.0\r\nA: b\r\n\r\n", "HTTP/1.0")
+    del handler.headers
+    assert not hasattr(handler, "headers")
+
+
 class FakeSocket:
     """Only what a handler called by hand needs of one: a file to read, and a list of what is sent."""
 
@@ -494,7 +561,16 @@ def send(address: Address, request: bytes, arrival: str) -> bytes:
 
 
 @pytest.mark.differs("strict-requests")
-@pytest.mark.parametrize("request_head", [b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\r\nHos"])
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        b"GET / HTTP/1.1\r\nHost: a\r\n",
+        b"GET / HTTP/1.1\r\nHos",
+        b"DELETE /x HTTP/1.1\r\n",
+        b"DELETE /x HTTP/1.1",
+        b"GE",
+    ],
+)
 def test_a_head_that_is_cut_short(make: Any, request_head: bytes) -> None:
     called: list[Any] = []
     with serving(make(lambda environ, start_response: called.append(environ))) as address:
