@@ -113,11 +113,12 @@ cdef class Response:
 cdef inline bint good_start(object status, object headers):
     """Whether these are what start_response may be given; if not, the handler's own says why."""
     cdef Py_ssize_t i, size = 0
+    cdef PyObject* pair
     if not (type(headers) is list and good_status(status)):
         return False
     for i in range(PyList_GET_SIZE(headers)):
-        pair = <object>PyList_GET_ITEM(headers, i)
-        if not (good_pair(pair) and clean_pair(pair, &size)):
+        pair = PyList_GET_ITEM(headers, i)
+        if not (good_pair(<object>pair) and clean_pair(<object>pair, &size)):
             return False
     return True
 
@@ -240,20 +241,22 @@ cdef bytes format_answer(Stock known, Response response, bytes block):
     """The head and the first block, if that isn't large, in one piece; None if the head isn't fit to be sent."""
     cdef list headers = response.headers
     cdef Py_ssize_t i, name_size, size = 0
+    cdef PyObject* pair
+    cdef Octets name
     cdef uint64_t controls = 0  # a tab at most: clean_pair() has looked
     cdef bint has_length = False, has_date = False, has_server = False
     for i in range(PyList_GET_SIZE(headers)):
-        pair = <object>PyList_GET_ITEM(headers, i)
-        if not latin1_pair(pair, &size):
+        pair = PyList_GET_ITEM(headers, i)
+        if not latin1_pair(<object>pair, &size):
             return None
-        name = <object>PyTuple_GET_ITEM(pair, 0)
-        name_size = PyUnicode_GET_LENGTH(name)
+        name = octets(<object>PyTuple_GET_ITEM(<object>pair, 0))
+        name_size = PyUnicode_GET_LENGTH(<object>PyTuple_GET_ITEM(<object>pair, 0))
         if name_size == 14:
-            has_length = has_length or same_name(octets(name), b"content-length", 14)
+            has_length = has_length or same_name(name, b"content-length", 14)
         elif name_size == 4:
-            has_date = has_date or same_name(octets(name), b"date", 4)
+            has_date = has_date or same_name(name, b"date", 4)
         elif name_size == 6:
-            has_server = has_server or same_name(octets(name), b"server", 6)
+            has_server = has_server or same_name(name, b"server", 6)
 
     # What may run other code comes first: an application still holds the list, and may change it there.
     cdef bint adds_length = not has_length and is_only_block(response.result)

@@ -227,11 +227,11 @@ cdef inline bint latin1_pair(object pair, Py_ssize_t* size) noexcept:
     """Whether pair is a (name, value) tuple of Latin-1 text; adds the size of its field line."""
     if not (PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2):
         return False
-    name = <object>PyTuple_GET_ITEM(pair, 0)
-    value = <object>PyTuple_GET_ITEM(pair, 1)
-    if not (is_latin1(name) and is_latin1(value)):
+    cdef PyObject* name = PyTuple_GET_ITEM(pair, 0)
+    cdef PyObject* value = PyTuple_GET_ITEM(pair, 1)
+    if not (is_latin1(<object>name) and is_latin1(<object>value)):
         return False
-    size[0] += PyUnicode_GET_LENGTH(name) + PyUnicode_GET_LENGTH(value) + 4
+    size[0] += PyUnicode_GET_LENGTH(<object>name) + PyUnicode_GET_LENGTH(<object>value) + 4
     return True
 
 
@@ -239,20 +239,23 @@ cdef inline bint clean_pair(object pair, Py_ssize_t* size) noexcept:
     """Whether pair is a (name, value) tuple fit to be sent; adds the size of its field line."""
     if not latin1_pair(pair, size):
         return False
-    name = <object>PyTuple_GET_ITEM(pair, 0)
-    value = <object>PyTuple_GET_ITEM(pair, 1)
-    return clean_name(octets(name), PyUnicode_GET_LENGTH(name)) and clean(
-        octets(value), PyUnicode_GET_LENGTH(value)
+    cdef PyObject* name = PyTuple_GET_ITEM(pair, 0)
+    cdef PyObject* value = PyTuple_GET_ITEM(pair, 1)
+    return clean_name(octets(<object>name), PyUnicode_GET_LENGTH(<object>name)) and clean(
+        octets(<object>value), PyUnicode_GET_LENGTH(<object>value)
     )
 
 
 cdef inline unsigned char* put_pair(unsigned char* at, object pair, uint64_t* controls) noexcept:
-    name = <object>PyTuple_GET_ITEM(pair, 0)
-    value = <object>PyTuple_GET_ITEM(pair, 1)
-    at = put_looking(at, octets(name), PyUnicode_GET_LENGTH(name), controls)
-    at = put(at, b": ", 2)
-    at = put_looking(at, octets(value), PyUnicode_GET_LENGTH(value), controls)
-    return put(at, b"\r\n", 2)
+    cdef PyObject* name = PyTuple_GET_ITEM(pair, 0)
+    cdef PyObject* value = PyTuple_GET_ITEM(pair, 1)
+    at = put_looking(at, octets(<object>name), PyUnicode_GET_LENGTH(<object>name), controls)
+    at[0] = 58  # ": "
+    at[1] = 32
+    at = put_looking(at + 2, octets(<object>value), PyUnicode_GET_LENGTH(<object>value), controls)
+    at[0] = 13
+    at[1] = 10
+    return at + 2
 
 
 cdef inline unsigned char* put_looking(
@@ -284,14 +287,16 @@ cdef Py_ssize_t find(list headers, object name, Py_ssize_t start) noexcept:
     """The index of the first pair from start whose name is equal, or the length; -1 if unsure."""
     cdef Py_ssize_t i, size = PyUnicode_GET_LENGTH(name)
     cdef Octets wanted = octets(name)
+    cdef PyObject* pair
+    cdef PyObject* found
     for i in range(start, PyList_GET_SIZE(headers)):
-        pair = <object>PyList_GET_ITEM(headers, i)
-        if not (PyTuple_CheckExact(pair) and PyTuple_GET_SIZE(pair) == 2):
+        pair = PyList_GET_ITEM(headers, i)
+        if not (PyTuple_CheckExact(<object>pair) and PyTuple_GET_SIZE(<object>pair) == 2):
             return -1
-        found = <object>PyTuple_GET_ITEM(pair, 0)
-        if not is_ascii(found):
+        found = PyTuple_GET_ITEM(<object>pair, 0)
+        if not is_ascii(<object>found):
             return -1
-        if PyUnicode_GET_LENGTH(found) == size and same_name(octets(found), wanted, size):
+        if PyUnicode_GET_LENGTH(<object>found) == size and same_name(octets(<object>found), wanted, size):
             return i
     return PyList_GET_SIZE(headers)
 
