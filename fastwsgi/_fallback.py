@@ -198,7 +198,7 @@ class Headers:
         if not (type(name) is str is type(val) and name in _clean_names and val in _clean_values):
             _check_text(name.lower(), NAME_FORBIDDEN)
             _check_pair(name, val)
-        if type(self) is Headers:
+        if type(self) is Headers:  # nobody overrides __delitem__: spare the call and its second look at the name
             lowered = name.lower()
             self._headers[:] = [field for field in self._headers if field[0].lower() != lowered]
         else:

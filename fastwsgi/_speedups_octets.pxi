@@ -42,7 +42,7 @@ cdef inline uint64_t control_bits(uint64_t word) noexcept:
 
 
 cdef inline bint no_control(Octets text, Py_ssize_t size) noexcept:
-    """Whether no octet is a control character, eight at a time."""
+    """Whether no octet is a control character, as in a field name or a status; eight at a time."""
     cdef uint64_t word
     cdef Octets last = text + size - WORD
     if size < WORD:
@@ -58,11 +58,6 @@ cdef inline bint no_control(Octets text, Py_ssize_t size) noexcept:
         text += WORD
     memcpy(&word, last, WORD)
     return not control_bits(word)
-
-
-cdef inline bint clean_name(Octets text, Py_ssize_t size) noexcept:
-    """Whether all octets may stand in a field name or a status."""
-    return no_control(text, size)
 
 
 cdef inline bint clean(Octets text, Py_ssize_t size) noexcept:

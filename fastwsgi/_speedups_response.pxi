@@ -113,7 +113,7 @@ cdef inline bint good_status(object status) noexcept:
         and 48 <= text[0] <= 57
         and 48 <= text[1] <= 57
         and 48 <= text[2] <= 57
-        and clean_name(text, PyUnicode_GET_LENGTH(status))
+        and no_control(text, PyUnicode_GET_LENGTH(status))
     )
 
 
@@ -166,7 +166,7 @@ cdef inline unsigned char* put_back(unsigned char* at, const void* text, Py_ssiz
 
 
 cdef inline bint clean_line(object text) noexcept:
-    return text is None or (is_latin1(text) and clean_name(octets(text), PyUnicode_GET_LENGTH(text)))
+    return text is None or (is_latin1(text) and no_control(octets(text), PyUnicode_GET_LENGTH(text)))
 
 
 def format_preamble(http_version, status, date, server):
@@ -241,7 +241,7 @@ cdef inline bint clean_pair(object pair, Py_ssize_t* size) noexcept:
         return False
     cdef PyObject* name = PyTuple_GET_ITEM(pair, 0)
     cdef PyObject* value = PyTuple_GET_ITEM(pair, 1)
-    return clean_name(octets(<object>name), PyUnicode_GET_LENGTH(<object>name)) and clean(
+    return no_control(octets(<object>name), PyUnicode_GET_LENGTH(<object>name)) and clean(
         octets(<object>value), PyUnicode_GET_LENGTH(<object>value)
     )
 
@@ -308,7 +308,7 @@ cdef inline bint searchable(object headers, object name) noexcept:
 
 cdef inline bint missing(object headers, object name, Py_ssize_t index) noexcept:
     """Whether a look-up ended without a find, and without a fault in the name to raise for."""
-    return index == PyList_GET_SIZE(headers) and clean_name(octets(name), PyUnicode_GET_LENGTH(name))
+    return index == PyList_GET_SIZE(headers) and no_control(octets(name), PyUnicode_GET_LENGTH(name))
 
 
 PureHeaders = _fallback.Headers

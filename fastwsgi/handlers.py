@@ -276,12 +276,13 @@ class BaseHandler:
     def send_headers(self) -> None:
         """Send the preamble and the header fields."""
         self.cleanup_headers()
-        if not self.origin_server or self.client_is_modern():
+        has_head = not self.origin_server or self.client_is_modern()
+        if has_head:
             bytes(self.headers)  # type: ignore[arg-type]  # raises before anything is sent, if it must
-            self.headers_sent = True
+        self.headers_sent = True
+        if has_head:
             self.send_preamble()
             self._write(bytes(self.headers))  # type: ignore[arg-type]
-        self.headers_sent = True
 
     def result_is_file(self) -> bool:
         """Whether the application returned a ``wsgi_file_wrapper``."""

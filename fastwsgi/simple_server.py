@@ -201,8 +201,11 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             return body
         if length:
             return BodyReader(self.rfile, length)
-        # A stream that somebody made by hand ends by itself, and may have been made to be read.
-        return io.BytesIO() if isinstance(self.connection, socket.socket) else contextlib.nullcontext(self.rfile)
+        return io.BytesIO() if self._is_on_socket() else contextlib.nullcontext(self.rfile)
+
+    def _is_on_socket(self) -> bool:
+        """Whether a client is there; a stream made by hand ends by itself, and may have been made to be read."""
+        return isinstance(getattr(self, "connection", None), socket.socket)
 
     def _answer(self, environ: WSGIEnvironment, body: Any) -> None:
         stdout = _WholeWrites(self.wfile)
@@ -244,7 +247,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
                 self.raw_requestline, LIMITS.request_line, tolerant=True
             )
             section = read_field_section(self.rfile, LIMITS.field_section)
-            if not section and isinstance(getattr(self, "connection", None), socket.socket):
+            if not section and self._is_on_socket():
                 raise BadRequest(400, "Incomplete header section")
             head = parse_head(self.raw_requestline + section, LIMITS.request_line, LIMITS.fields, tolerant=True)
             self._framing = check_head(head, LIMITS)
