@@ -16,6 +16,8 @@ if TYPE_CHECKING or os.environ.get("FASTWSGI_PURE", "") not in ("", "0") or sys.
 else:
     try:
         from ._speedups import (
+            Channel,
+            FastLane,
             FileWrapper,
             Headers,
             RequestHead,
@@ -40,6 +42,8 @@ else:
 
 if TYPE_CHECKING or not _compiled:
     from ._fallback import (
+        Channel,
+        FastLane,
         FileWrapper,
         Headers,
         RequestHead,
@@ -61,6 +65,8 @@ if TYPE_CHECKING or not _compiled:
 implementation: str = "compiled" if _compiled else "pure"
 
 __all__ = [
+    "Channel",
+    "FastLane",
     "FileWrapper",
     "Headers",
     "RequestHead",

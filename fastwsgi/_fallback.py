@@ -349,7 +349,7 @@ def run_stock(
 
 # ---- request: head, environ --------------------------------------------------------------------------
 
-def find_head_end(data: bytes, start: int = 0) -> int:
+def find_head_end(data: bytes | bytearray, start: int = 0) -> int:
     """The index just past the first empty line in data, or -1.
 
     data: bytes that begin at the start of a line; start: how many of them were searched before, so that
@@ -502,3 +502,48 @@ def build_environ(base: dict[str, Any], head: RequestHead) -> dict[str, Any]:
     if authority is not None:
         environ["HTTP_HOST"] = authority
     return environ
+
+
+# ---- connections: the short cut for whole requests ---------------------------------------------------
+
+
+class FastLane:
+    """What is known to a server before a request comes, for channels that answer usual requests by themselves.
+
+    server: an object with ``answer_class``, ... This twin has no use for it: its channels answer nothing.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self.enabled = False
+        #: Lines for the log, written at the end of each turn.
+        self.log_lines: list[str] = []
+
+
+class Channel:
+    """The base of a connection: what the compiled twin's short cut shares with it.
+
+    fd: of a socket that doesn't block; lane: None for no short cut.
+
+    The subclass has ``turn()``: the socket may be ready.
+    """
+
+    __slots__ = ("between_requests", "deadline", "fd", "lane")
+
+    def __init__(self, fd: int, lane: FastLane | None) -> None:
+        self.fd = fd
+        self.lane = lane
+        #: Whether the next octet begins a request, and nothing waits to be sent.
+        self.between_requests = lane is not None
+        #: When the connection has waited too long, by ``time.monotonic()``.
+        self.deadline = 0.0
+
+    def on_event(self) -> None:
+        """Answer the requests that have come, if they are usual ones; otherwise leave that to ``turn()``."""
+        self.turn()
+
+    def turn(self) -> None:
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Give back memory that only speeds up the next request."""

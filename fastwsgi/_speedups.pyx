@@ -51,6 +51,7 @@ include "_speedups_octets.pxi"
 include "_speedups_response.pxi"
 include "_speedups_handler.pxi"
 include "_speedups_request.pxi"
+include "_speedups_lane.pxi"
 
 _fill_tables()
 _fill_hops()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import platform
 import socket
 import socketserver
 import sys
+import threading
 from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,14 +23,27 @@ from ._backend import RequestHead, build_environ, parse_head, parse_request_line
 from ._grammar import BadRequest
 from ._server.body import BodyReader, read_chunked
 from ._server.head_reader import read_field_section
-from ._server.request import Framing, check_head
-from ._server.settings import Limits
-from .handlers import SimpleHandler
+from ._server.hooks import (
+    HANDLER_HOOKS,
+    SERVER_HOOKS,
+    Explanation,
+    listens_plainly,
+    methods,
+    overridden,
+    sets,
+    stock,
+)
+from ._server.request import Framing, check_head, is_persistent
+from ._server.response import LARGE_BLOCK, Response
+from ._server.server import EventServer
+from ._server.settings import Settings
+from ._server.transport import is_tls
+from .handlers import BaseHandler, SimpleHandler
 
 if TYPE_CHECKING:
     from .types import ErrorStream, StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["WSGIRequestHandler", "WSGIServer", "demo_app", "make_server"]
+__all__ = ["WSGIRequestHandler", "WSGIServer", "demo_app", "explain", "make_server"]
 
 _VERSION = "0.2"
 
@@ -37,7 +52,9 @@ server_version = "WSGIServer" if sys.version_info >= (3, 15) else f"WSGIServer/{
 sys_version = f"{platform.python_implementation()}/{platform.python_version()}"
 software_version = f"{server_version} {sys_version}"
 
-LIMITS = Limits()
+SETTINGS = Settings()
+
+_log = logging.getLogger(__name__)
 
 _ForkingMixIn: Any = getattr(socketserver, "ForkingMixIn", ())  # POSIX only
 
@@ -65,6 +82,10 @@ class WSGIServer(HTTPServer):
 
     application: WSGIApplication | None = None
     base_environ: WSGIEnvironment
+    #: Limits and timeouts; read when serving starts.
+    settings: Settings = SETTINGS
+
+    _inside: EventServer | None = None
 
     def __init__(
         self,
@@ -95,6 +116,65 @@ class WSGIServer(HTTPServer):
             "CONTENT_LENGTH": "",
             "SCRIPT_NAME": "",
         }
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serve until ``shutdown()`` is called in another thread, by the path that ``explain()`` tells.
+
+        poll_interval: how often, in seconds, ``service_actions()`` is called at least.
+        """
+        explanation = explain(self)
+        _log.debug("%r is served %s", self, explanation)
+        if explanation.path == "classic":
+            super().serve_forever(poll_interval)
+            return
+        self._close_inside()
+        is_shut_down: threading.Event = self._BaseServer__is_shut_down  # type: ignore[attr-defined]
+        is_shut_down.clear()
+        try:
+            self._inside = inside = _event_server(self)
+            inside.serve(self._must_stop, poll_interval)
+            inside.finish()
+        finally:
+            self._BaseServer__shutdown_request = False
+            try:
+                self._close_inside()
+            finally:
+                is_shut_down.set()
+
+    def _must_stop(self) -> bool:
+        return self._BaseServer__shutdown_request
+
+    def handle_request(self) -> None:
+        """Answer one request; wait for it ``self.timeout`` seconds at most, if that is set.
+
+        Clients that connect and send nothing are not waited for while another sends a request.
+        """
+        if explain(self).path == "classic":
+            super().handle_request()
+            return
+        if self._inside is None:
+            self._inside = _event_server(self)
+        timeouts = [each for each in (self._inside.listener_timeout, self.timeout) if each is not None]
+        if not self._inside.serve_one(min(timeouts, default=None)):
+            self.handle_timeout()
+
+    def shutdown(self) -> None:
+        """Make ``serve_forever()`` in another thread return, and wait until it has."""
+        self._BaseServer__shutdown_request = True
+        inside = self._inside
+        if inside is not None:
+            inside.wake()
+        super().shutdown()
+
+    def server_close(self) -> None:
+        """Close the listening socket, and every connection."""
+        self._close_inside()
+        super().server_close()
+
+    def _close_inside(self) -> None:
+        inside, self._inside = self._inside, None
+        if inside is not None:
+            inside.close()
 
     def get_app(self) -> WSGIApplication | None:
         """The application."""
@@ -157,6 +237,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         if head is None or self._message is not None or self._request != request:
             head = RequestHead(*request, [(name, value.strip(" \t")) for name, value in self.headers.items()])
         environ = build_environ(self.server.base_environ, head)  # type: ignore[attr-defined]
+        if is_tls(getattr(self, "connection", None)):
+            environ["HTTPS"] = "on"  # by which wsgi.url_scheme is chosen
         environ["SERVER_SOFTWARE"] = self.server_version
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self._client()
         if self._head is not None:
@@ -178,6 +260,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             if not self.parse_request():
                 return
             environ = self.get_environ()
+            environ["wsgi.input_terminated"] = True
             opened = self._open_body(environ)
         except BadRequest as error:
             self.send_error(error.status, explain=error.reason)
@@ -192,12 +275,10 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _open_body(self, environ: WSGIEnvironment) -> Any:
         """The stream for ``wsgi.input``: it ends where the request does."""
-        environ["wsgi.input_terminated"] = True
         length = self._framing.length
         if length is None:
-            body, length = read_chunked(self.rfile, LIMITS)
-            environ.pop("HTTP_TRANSFER_ENCODING", None)
-            environ["CONTENT_LENGTH"] = str(length)
+            body, length = read_chunked(self.rfile, SETTINGS)
+            _set_chunked_length(environ, length)
             return body
         if length:
             return BodyReader(self.rfile, length)
@@ -225,8 +306,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _read_request_line(self) -> bytes:
         """The first line, or the second if that is empty (RFC 9112 section 2.2)."""
-        line = self.rfile.readline(LIMITS.request_line + 3)
-        return line if line not in (b"\r\n", b"\n") else self.rfile.readline(LIMITS.request_line + 3)
+        line = self.rfile.readline(SETTINGS.request_line + 3)
+        return line if line not in (b"\r\n", b"\n") else self.rfile.readline(SETTINGS.request_line + 3)
 
     def parse_request(self) -> bool:
         """Parse the request whose first line is ``raw_requestline``; read the rest of its head.
@@ -234,43 +315,58 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         Sets ``requestline``, ``command``, ``path``, ``request_version``, ``headers`` and
         ``close_connection``. Returns False if there is no request to answer: it has had its answer.
         """
-        # What send_error() and the log want to know, whatever comes.
-        self.command = ""
-        self.request_version = "HTTP/1.0"
-        self.close_connection = True
-        self.requestline = self.raw_requestline.decode("iso-8859-1").rstrip("\r\n")
+        self._begin_request(self.raw_requestline)
         if not self.requestline:
             return False
         try:
             # On its own first: the answer to a bad line mustn't wait for the lines after it.
             self.command, _, self.request_version = parse_request_line(
-                self.raw_requestline, LIMITS.request_line, tolerant=True
+                self.raw_requestline, SETTINGS.request_line, tolerant=True
             )
-            section = read_field_section(self.rfile, LIMITS.field_section)
+            section = read_field_section(self.rfile, SETTINGS.field_section)
             if not section and self._is_on_socket():
                 raise BadRequest(400, "Incomplete header section")
-            head = parse_head(self.raw_requestline + section, LIMITS.request_line, LIMITS.fields, tolerant=True)
-            self._framing = check_head(head, LIMITS)
+            head = parse_head(self.raw_requestline + section, SETTINGS.request_line, SETTINGS.fields, tolerant=True)
+            framing = check_head(head, SETTINGS)
         except BadRequest as error:
             self.send_error(error.status, explain=error.reason)
             return False
-        self._head, self._message = head, None
-        # As http.server has it: a path that starts with two slashes would read as a host in a Location.
-        self.path = head.target if not head.target.startswith("//") else "/" + head.target.lstrip("/")
-        self._request = self.command, self.path, self.request_version
-        if self.protocol_version < "HTTP/1.1":
+        self._take_head(head, framing)
+        if framing.length is None:
+            self.close_connection = True  # a handler that loops over requests knows of lengths, but not of chunks
+        if self.protocol_version < "HTTP/1.1" or not framing.expects_continue:
             return True
-        # RFC 9112 section 9.3. A handler that loops over requests knows of lengths, but not of chunks.
-        options = ",".join(head.get_all("Connection")).lower().replace(" ", "").split(",")
-        self.close_connection = (
-            "close" in options
-            or (self.request_version < "HTTP/1.1" and "keep-alive" not in options)
-            or self._framing.length is None
-        )
-        return self.handle_expect_100() if self._framing.expects_continue else True
+        return self.handle_expect_100()
+
+    def _begin_request(self, request_line: bytes) -> None:
+        """Set what send_error() and the log want to know, whatever comes."""
+        self.raw_requestline = request_line
+        self.requestline = request_line.decode("iso-8859-1").rstrip("\r\n")
+        self.command = ""
+        self.request_version = "HTTP/1.0"
+        self.close_connection = True
+
+    def _take_head(self, head: RequestHead, framing: Framing) -> None:
+        """Set what is known from a good head."""
+        self._head, self._message, self._framing = head, None, framing
+        # As http.server has it: a path that starts with two slashes would read as a host in a Location.
+        path = head.target if not head.target.startswith("//") else "/" + head.target.lstrip("/")
+        self.command, self.path, self.request_version = self._request = head.method, path, head.version
+        self.close_connection = self.protocol_version < "HTTP/1.1" or not is_persistent(head)
+
+    def _whole_environ(self, size: int) -> WSGIEnvironment:
+        """The environ of a request whose body has come in, and has so many octets."""
+        environ = self.get_environ()
+        environ["wsgi.input_terminated"] = True
+        if self._framing.length is None:
+            _set_chunked_length(environ, size)
+        return environ
 
 
-_LARGE = 65536
+def _set_chunked_length(environ: WSGIEnvironment, size: int) -> None:
+    """Show a chunked body, which is decoded, as one of known length."""
+    environ.pop("HTTP_TRANSFER_ENCODING", None)
+    environ["CONTENT_LENGTH"] = str(size)
 
 
 class _WholeWrites:
@@ -287,7 +383,7 @@ class _WholeWrites:
         pieces, self.pieces = self.pieces, []
         if pieces:
             # A large piece isn't worth the copy that saves a system call.
-            whole = [b"".join(pieces)] if sum(map(len, pieces)) <= _LARGE else pieces
+            whole = [b"".join(pieces)] if sum(map(len, pieces)) <= LARGE_BLOCK else pieces
             for data in whole:
                 self.stream.write(data)
             self.stream.flush()
@@ -323,6 +419,55 @@ def make_server(
     server = server_class((host, port), handler_class)
     server.set_app(app)
     return server
+
+
+# ---- which path serves ------------------------------------------------------------------------------
+
+# As they are now, so that what is changed later, in a subclass or here, is seen.
+_STOCK_SERVER = stock(WSGIServer, SERVER_HOOKS)
+_STOCK_HANDLER = stock(WSGIRequestHandler, HANDLER_HOOKS)
+_STOCK_RESPONSE = methods(ServerHandler)
+_StockServerHandler = ServerHandler
+
+
+class _Response(Response, ServerHandler):
+    """A ServerHandler on the event-driven path; what programs set on ServerHandler and its bases, it has too."""
+
+
+def explain(server: WSGIServer) -> Explanation:
+    """Tell which path would serve a server now, and why: ``explanation.path`` and ``explanation.reasons``.
+
+    "event-driven": one loop serves all connections, and keeps them open between requests. "classic": as in
+    socketserver, a handler object for each connection, because a hook is overridden that only this path has.
+    """
+    reasons: list[str] = []
+    server_class, handler_class = type(server), server.RequestHandlerClass
+    for name in overridden(server_class, _STOCK_SERVER, server):
+        reasons.append(f"{server_class.__name__}.{name} is overridden")
+    if not (isinstance(handler_class, type) and issubclass(handler_class, WSGIRequestHandler)):
+        reasons.append(f"{handler_class!r} isn't a subclass of WSGIRequestHandler")
+    else:
+        for name in overridden(handler_class, _STOCK_HANDLER):
+            reasons.append(f"{handler_class.__name__}.{name} is overridden")
+    if ServerHandler is not _StockServerHandler:
+        reasons.append("simple_server.ServerHandler is replaced")
+    for name in overridden(_StockServerHandler, _STOCK_RESPONSE):
+        reasons.append(f"ServerHandler.{name} is overridden")
+    if not listens_plainly(server.socket):
+        reasons.append(f"{type(server.socket).__name__} is a socket of its own kind")
+    return Explanation("classic" if reasons else "event-driven", tuple(reasons))
+
+
+def _event_server(server: WSGIServer) -> EventServer:
+    """The inside of a server that nothing forbids to be event-driven."""
+    handler_class: Any = server.RequestHandlerClass
+    # Both say 1.0 unless somebody has set them: who did, gets it.
+    http_version = "1.1"
+    if sets(handler_class, "protocol_version", BaseHTTPRequestHandler):
+        http_version = min(http_version, handler_class.protocol_version.removeprefix("HTTP/"))
+    if sets(ServerHandler, "http_version", BaseHandler):
+        http_version = min(http_version, ServerHandler.http_version)
+    return EventServer(server, handler_class, _Response, server.settings, http_version)
 
 
 if sys.version_info < (3, 15):

@@ -63,9 +63,13 @@ def fetch(
 
 
 def exchange(address: Address, request: bytes) -> bytes:
-    """Send raw octets and read until the server closes, after which it has logged the request, too."""
+    """Send raw octets and read until the server closes, after which it has logged the request, too.
+
+    Nothing more is sent, and said so: a server that would wait for another request closes, too.
+    """
     with socket.create_connection(address, timeout=TIMEOUT) as connection:
         connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
         answer = b""
         while received := connection.recv(65536):
             answer += received

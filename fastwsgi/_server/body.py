@@ -13,7 +13,7 @@ from typing import IO, Any
 from fastwsgi._grammar import BadRequest
 
 from .request import ChunkedBody
-from .settings import Limits
+from .settings import Settings
 
 _BLOCK = 65536
 
@@ -51,14 +51,82 @@ class BodyReader(io.BufferedReader):
         super().__init__(_SizedBody(stream, length))
 
 
-def read_chunked(stream: Any, limits: Limits) -> tuple[IO[bytes], int]:
+class BodyFile:
+    """A file for a body on its way in: in memory, or over ``settings.body_in_memory`` on disk."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.file: IO[bytes] = io.BytesIO()
+        self.size = 0
+        self._room = settings.body_in_memory
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.size += len(data)
+        if self.size > self._room and isinstance(self.file, io.BytesIO):
+            memory, self.file = self.file, tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
+            self.file.write(memory.getbuffer())
+        self.file.write(data)
+
+    def rewound(self) -> IO[bytes]:
+        """The file, at its start."""
+        self.file.seek(0)
+        return self.file
+
+
+class IncomingBody:
+    """The body of one request, fed with octets in whatever pieces they come; sans I/O but for its file.
+
+    length: octets of the body, or None if it's chunked.
+    """
+
+    def __init__(self, length: int | None, settings: Settings) -> None:
+        self.content = BodyFile(settings)
+        self._chunked = None if length is not None else ChunkedBody(settings)
+        self._missing = length or 0
+        self._scanned = 0
+
+    def take(self, buffer: bytearray) -> bool:
+        """Take what belongs to the body off the buffer's start; True if the body is complete.
+
+        Raises BadRequest for bad framing and for a body over its limit.
+        """
+        if self._chunked is None:
+            self._missing -= self._move(buffer, self._missing)
+            return not self._missing
+        return self._take_chunks(buffer, self._chunked)
+
+    def _move(self, buffer: bytearray, size: int) -> int:
+        if size >= len(buffer):
+            size = len(buffer)
+            self.content.write(buffer)
+        else:
+            self.content.write(buffer[:size])
+        del buffer[:size]
+        return size
+
+    def _take_chunks(self, buffer: bytearray, chunked: ChunkedBody) -> bool:
+        while chunked.wanted >= 0:
+            if chunked.wanted:
+                if not buffer:
+                    return False
+                chunked.take_data(self._move(buffer, chunked.wanted))
+                continue
+            end = buffer.find(b"\n", self._scanned) + 1
+            if not end and len(buffer) <= chunked.longest_line:
+                self._scanned = len(buffer)
+                return False
+            self._scanned = 0
+            chunked.take_line(bytes(buffer[: end or len(buffer)]))
+            del buffer[:end]
+        return True
+
+
+def read_chunked(stream: Any, settings: Settings) -> tuple[IO[bytes], int]:
     """Read a whole chunked body from a stream; return a file of its data, at the start, and their number.
 
-    Over ``limits.body_in_memory`` the file is a temporary one on disk. Raises BadRequest for bad framing and
-    for a body that ends too early: so it never looks complete.
+    Raises BadRequest for bad framing and for a body that ends too early: so it never looks complete.
     """
-    chunked = ChunkedBody(limits)
-    file = tempfile.SpooledTemporaryFile(limits.body_in_memory)  # noqa: SIM115 - the caller's to close
+    chunked = ChunkedBody(settings)
+    content = BodyFile(settings)
     try:
         while chunked.wanted >= 0:
             if not chunked.wanted:
@@ -67,10 +135,9 @@ def read_chunked(stream: Any, limits: Limits) -> tuple[IO[bytes], int]:
             data = stream.read(min(chunked.wanted, _BLOCK))
             if not data:
                 raise BadRequest(400, "Incomplete chunked body")
-            file.write(data)
+            content.write(data)
             chunked.take_data(len(data))
-        file.seek(0)
     except BaseException:
-        file.close()
+        content.file.close()
         raise
-    return file, chunked.size
+    return content.rewound(), chunked.size

@@ -10,12 +10,13 @@ and 11.2). The stages of a request:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fastwsgi._backend import RequestHead
 from fastwsgi._grammar import AUTHORITY, FIELD_VALUE, TCHAR, BadRequest
 
-from .settings import Limits
+from .settings import Settings
 
 
 class Framing(NamedTuple):
@@ -35,17 +36,23 @@ _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 _CODINGS = re.compile(rf"[{TCHAR}]+(?:[ \t]*;[^,]*)?(?:[ \t]*,[ \t]*[{TCHAR}]+(?:[ \t]*;[^,]*)?)*")
 
 
-def check_head(head: RequestHead, limits: Limits) -> Framing:
+def check_head(head: RequestHead, settings: Settings) -> Framing:
     """Return the framing of a parsed head, or raise BadRequest with the status to answer."""
     modern = head.version != "HTTP/1.0"
     _check_host(head.get_all("Host"), modern)
     length = _body_length(head, modern)
-    if length is not None and length > limits.body:
+    if length is not None and length > settings.body:
         raise BadRequest(413, "Body too large")
     expectations = [value.lower() for value in head.get_all("Expect")] if modern else []
     if any(value != "100-continue" for value in expectations):
         raise BadRequest(417, "Unknown expectation")
     return Framing(length, bool(expectations) and length != 0)
+
+
+def is_persistent(head: RequestHead) -> bool:
+    """Whether the client lets the connection stay open after this request (RFC 9112 section 9.3)."""
+    options = ",".join(head.get_all("Connection")).lower().replace(" ", "").replace("\t", "").split(",")
+    return "close" not in options and (head.version != "HTTP/1.0" or "keep-alive" in options)
 
 
 def _check_host(hosts: list[str], modern: bool) -> None:
@@ -103,18 +110,18 @@ class ChunkedBody:
     octets goes to ``take_data``, whose content is none of our business.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.wanted = 0
         #: Octets of data so far.
         self.size = 0
-        self._room_for_trailers = limits.field_section
-        self._next = self._chunk_line
+        self._room_for_trailers = settings.field_section
+        self._next: Callable[[ChunkedBody, str], None] = ChunkedBody._chunk_line
 
     @property
     def longest_line(self) -> int:
         """How many octets the line that is wanted may have."""
-        return self._room_for_trailers if self._next == self._trailer_line else self.limits.chunk_line
+        return self._room_for_trailers if self._next is ChunkedBody._trailer_line else self.settings.chunk_line
 
     def take_line(self, line: bytes) -> None:
         """Take a line that was wanted. Raises BadRequest: 400 for bad framing, 413 for a body over the limit."""
@@ -122,7 +129,7 @@ class ChunkedBody:
             raise BadRequest(400, "Line too long in a chunked body")
         if not line.endswith(b"\n"):
             raise BadRequest(400, "Incomplete chunked body")
-        self._next(line.decode("iso-8859-1"))
+        self._next(self, line.decode("iso-8859-1"))
 
     def take_data(self, size: int) -> None:
         """Note that so many octets of what was wanted have come."""
@@ -134,14 +141,14 @@ class ChunkedBody:
         if match is None:
             raise BadRequest(400, "Bad chunk size")
         self.wanted = int(match[1], 16)
-        if self.size + self.wanted > self.limits.body:
+        if self.size + self.wanted > self.settings.body:
             raise BadRequest(413, "Body too large")
-        self._next = self._data_end if self.wanted else self._trailer_line
+        self._next = ChunkedBody._data_end if self.wanted else ChunkedBody._trailer_line
 
     def _data_end(self, line: str) -> None:
         if line != "\r\n":
             raise BadRequest(400, "Chunk longer than its size")
-        self._next = self._chunk_line
+        self._next = ChunkedBody._chunk_line
 
     def _trailer_line(self, line: str) -> None:
         # RFC 9112 section 7.1.2: trailer fields may be dropped, and an environ has no place for them.

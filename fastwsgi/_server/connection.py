@@ -1,0 +1,425 @@
+"""One connection: receive, find requests, have them answered, send; and what time each of that may take.
+
+Everything here runs in the thread of the server's loop, and nothing waits. A connection is in one state:
+
+    HANDSHAKE   TLS is being set up
+    HEAD        between requests, or in the middle of a head
+    BODY        in the middle of a body
+    ANSWER      the application is answering, or its answer is being sent; nothing is received meanwhile
+    LINGER      the last answer is sent; the client may still be sending, and then it must be read away
+    CLOSED
+
+A request is answered when it is whole, one after the other. The compiled twin's Channel is the base class: as
+long as a connection is between requests, it may answer whole requests by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastwsgi._backend import Channel, find_head_end, parse_head, parse_request_line
+from fastwsgi._grammar import BadRequest
+
+from .body import BodyFile, IncomingBody
+from .loop import READ, WRITE
+from .output import FileRange, Output
+from .request import check_head
+from .transport import PLAIN, Transport
+
+if TYPE_CHECKING:
+    from fastwsgi._backend import FastLane
+    from fastwsgi.types import WSGIApplication
+
+    from .loop import Poller
+    from .response import Response
+    from .settings import Settings
+
+HANDSHAKE, HEAD, BODY, ANSWER, LINGER, CLOSED = range(6)
+
+_RECEIVE = 65536
+_MOST_READ_AWAY = 16  # times that, before other connections have their turn
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Server(Protocol):
+    """What a connection needs of its server."""
+
+    settings: Settings
+    transport: Transport
+    poller: Poller
+    lane: FastLane | None
+    requests: int
+    is_closing: bool
+    get_app: Callable[[], WSGIApplication]
+
+    def make_handler(self, connection: Connection, request_line: bytes) -> Any:
+        """A request handler for a request that begins with this line."""
+
+    def make_response(self, connection: Connection, handler: Any, content: BodyFile) -> Response:
+        """The response for the request that a handler holds, whose body is there."""
+
+    def error_answer(self, handler: Any, error: BadRequest) -> bytes:
+        """The answer to what is no request."""
+
+    def flush_log(self) -> None:
+        """Write what is to be logged."""
+
+    def forget(self, connection: Connection) -> None:
+        """Take note that a connection is about to close its socket."""
+
+
+class ClientGoneError(ConnectionAbortedError):
+    """The connection broke: nobody is there to be answered."""
+
+
+class Connection(Channel):
+    """A client's connection; ``on_event()`` is called whenever the socket may have become ready.
+
+    server: see Server; sock: the client's socket, which doesn't block; address: the client's.
+    """
+
+    __slots__ = (
+        "address", "body", "broken", "buffer", "handler", "output", "request_line_size", "response", "scanned",
+        "server", "sock", "state", "watched",
+    )  # fmt: skip
+
+    def __init__(self, server: Server, sock: socket.socket, address: Any) -> None:
+        super().__init__(sock.fileno(), server.lane)
+        self.server = server
+        self.sock = sock
+        self.address = address
+        self.state = HEAD
+        #: What was received and not yet understood; None between requests.
+        self.buffer: bytearray | None = None
+        #: How much of the buffer was searched for the head's end.
+        self.scanned = 0
+        #: With its line end; 0: not there yet.
+        self.request_line_size = 0
+        self.handler: Any = None
+        self.body: IncomingBody | None = None
+        self.response: Response | None = None
+        self.output: Output | None = None
+        self.broken = False
+        self.watched = 0
+        self.deadline = monotonic() + server.settings.head_timeout
+        if server.transport is not PLAIN:
+            self.state = HANDSHAKE
+            self.between_requests = False
+
+    # ---- events --------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Do what can be done now."""
+        try:
+            if self.state == ANSWER:
+                self._go_on_answering()
+            elif self.state == LINGER:
+                self._read_away()
+            elif self.state == HANDSHAKE:
+                self._shake_hands()
+            elif self.state != CLOSED:
+                self._read()
+        except ClientGoneError:
+            self.close()
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        if self.state == BODY or (self.state == HEAD and self.buffer):
+            try:
+                self._refuse(BadRequest(408, "The request took too long"))
+            except ClientGoneError:
+                self.close()
+        else:
+            self.close()
+
+    def _read(self) -> None:
+        transport = self.server.transport
+        while self.state in (HEAD, BODY):
+            data = self._receive()
+            if data is None:
+                break
+            if not data:
+                self._end_of_input()
+            else:
+                self._take(data)
+                if not transport.pending(self.sock):
+                    break
+
+    def _receive(self) -> bytes | None:
+        try:
+            return self.server.transport.receive(self.sock, _RECEIVE)
+        except OSError as error:
+            raise ClientGoneError from error
+
+    def _end_of_input(self) -> None:
+        """The client sends nothing more; what it began, isn't a request."""
+        if self.state == BODY or self.buffer:
+            self._refuse(BadRequest(400, "Incomplete request"))
+        else:
+            self.close()
+
+    def _shake_hands(self) -> None:
+        try:
+            waits_for = self.server.transport.handshake(self.sock)
+        except OSError as error:
+            raise ClientGoneError from error
+        self.watch(waits_for or READ)
+        if not waits_for:
+            self.state = HEAD
+            self._read()
+
+    # ---- requests ------------------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        """Take octets that the fast lane received and has no use for."""
+        try:
+            self._take(data)
+        except ClientGoneError:
+            self.close()
+
+    def _take(self, data: bytes) -> None:
+        """Take octets from the client, and have every request answered that is whole by now."""
+        if self.state == BODY:
+            self.deadline = monotonic() + self.server.settings.progress_timeout
+        if self.buffer is None:
+            self.deadline = monotonic() + self.server.settings.head_timeout
+            self.buffer = bytearray(data)
+            self.between_requests = False
+        else:
+            self.buffer += data
+        self._proceed()
+
+    def _proceed(self) -> None:
+        try:
+            while (self.state == HEAD and self._take_head()) or (self.state == BODY and self._take_body()):
+                pass
+        except BadRequest as error:
+            self._refuse(error)
+
+    def _take_head(self) -> bool:
+        """Whether there is a whole head in the buffer; if so, it's taken out, and the body comes next."""
+        buffer, settings = self.buffer, self.server.settings
+        if buffer and not self.scanned:
+            while buffer.startswith(b"\r\n"):
+                del buffer[:2]  # RFC 9112 section 2.2
+        if not buffer or buffer == b"\r":
+            return False
+        end = find_head_end(buffer, self.scanned)
+        if not self.request_line_size:
+            self.request_line_size = buffer.find(b"\n", self.scanned) + 1
+            if not self.request_line_size and len(buffer) > settings.request_line + 2:
+                raise BadRequest(414, "URI Too Long")
+            if self.request_line_size and end < 0:  # the answer to a bad line doesn't wait for the lines after it
+                parse_request_line(bytes(buffer[: self.request_line_size]), settings.request_line)
+        fields_size = (end if end > 0 else len(buffer)) - self.request_line_size
+        if self.request_line_size and fields_size > settings.field_section:
+            raise BadRequest(431, "Request Header Fields Too Large")
+        if end < 0:
+            self.scanned = len(buffer)
+            return False
+        head = parse_head(bytes(buffer[:end]), settings.request_line, settings.fields)
+        framing = check_head(head, settings)
+        self.handler = self.server.make_handler(self, bytes(buffer[: self.request_line_size]))
+        self.handler._take_head(head, framing)
+        del buffer[:end]
+        self.scanned = self.request_line_size = 0
+        self.body = IncomingBody(framing.length, settings)
+        self.state = BODY
+        self.deadline = monotonic() + settings.progress_timeout
+        if framing.expects_continue and not buffer:
+            self.send(_CONTINUE)
+        return True
+
+    def _take_body(self) -> bool:
+        """Whether the request is whole; if so, it was given to the application."""
+        assert self.body is not None
+        assert self.buffer is not None
+        if not self.body.take(self.buffer):
+            return False
+        content, self.body = self.body.content, None
+        self.state = ANSWER
+        self.response = self.server.make_response(self, self.handler, content)
+        self.response.run(self.server.get_app())
+        self._see_what_is_left()
+        return True
+
+    def adopt(self, response: Response) -> None:
+        """Go on with an answer that the fast lane began."""
+        self.state = ANSWER
+        self.between_requests = False
+        self.handler = response.request_handler
+        self.response = response
+        try:
+            response.advance()
+            self._see_what_is_left()
+        except ClientGoneError:
+            self.close()
+
+    def _refuse(self, error: BadRequest) -> None:
+        """Answer what is no request, and take no other from this client."""
+        if self.handler is None:
+            line = bytes((self.buffer or b"")[: self.server.settings.request_line + 2])
+            self.handler = self.server.make_handler(self, line[: line.find(b"\n") + 1 or len(line)])
+        self._drop_body()
+        self.state = ANSWER
+        self.deadline = monotonic() + self.server.settings.progress_timeout
+        self.send(self.server.error_answer(self.handler, error))
+        self._see_what_is_left()
+
+    def _drop_body(self) -> None:
+        if self.body is not None:
+            self.body.content.file.close()
+        self.body = self.buffer = None
+
+    # ---- answers -------------------------------------------------------------------------------------
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send octets, or keep them until the socket takes them. Raises ConnectionError if that is broken."""
+        if self.broken or self.state == CLOSED:
+            raise ClientGoneError
+        sent = 0
+        if not self.output:
+            try:
+                sent = self.server.transport.send(self.sock, data)
+            except OSError as error:
+                self.broken = True
+                raise ClientGoneError from error
+        if sent != len(data):
+            self._waiting().put(memoryview(data)[sent:])
+
+    def send_file(self, file_range: FileRange) -> None:
+        """Send octets of a file, or keep it until the socket takes them."""
+        self._waiting().put_file(file_range)
+        self._flush()
+
+    def _waiting(self) -> Output:
+        if self.output is None:
+            self.output = Output(self.server.settings.output)
+        return self.output
+
+    def _flush(self) -> None:
+        assert self.output is not None
+        try:
+            if self.output.flush(self.sock, self.server.transport):
+                self.deadline = monotonic() + self.server.settings.progress_timeout
+        except OSError as error:
+            self.broken = True
+            raise ClientGoneError from error
+
+    def is_gone(self) -> bool:
+        return self.broken or self.state == CLOSED
+
+    def is_full(self) -> bool:
+        return self.output is not None and self.output.size >= self.server.settings.output
+
+    def has_sent_all(self) -> bool:
+        return not self.output
+
+    def _go_on_answering(self) -> None:
+        if self.output:
+            self._flush()
+        if self.response is not None and not self.response.finished and not self.is_full():
+            self.response.advance()
+        self._see_what_is_left()
+        self._proceed()
+
+    def _see_what_is_left(self) -> None:
+        """Wait until the client has taken more of the answer, or be done with the request."""
+        response = self.response
+        if self.broken:
+            self.close()
+        elif self.output or (response is not None and not response.finished):
+            if self.watched != WRITE:
+                self.deadline = monotonic() + self.server.settings.progress_timeout
+                self.watch(WRITE)
+        else:
+            self._end_request(response)
+
+    def _end_request(self, response: Response | None) -> None:
+        client_closes = self.handler.close_connection
+        self.output = self.response = self.handler = None
+        self.server.requests += 1
+        if response is not None and response.persistent and not self.server.is_closing:
+            self._await_request()
+        elif response is not None and response.must_reset:
+            self.reset()
+        elif response is not None and client_closes and not self.buffer:
+            self.close()
+        else:
+            self._close_kindly()
+
+    def _await_request(self) -> None:
+        settings = self.server.settings
+        self.state = HEAD
+        if self.watched:
+            self.watch(READ)
+        if self.buffer:
+            self.deadline = monotonic() + settings.head_timeout
+        else:
+            self.buffer = None
+            self.deadline = monotonic() + settings.keep_alive
+            self.between_requests = self.server.transport is PLAIN
+
+    # ---- the end -------------------------------------------------------------------------------------
+
+    def _close_kindly(self) -> None:
+        """Close when the client has, or when its time is over (RFC 9112 section 9.6).
+
+        Closing a socket with octets to read resets the connection, and the client may lose its answer.
+        """
+        self.buffer = None
+        self.between_requests = False
+        self.state = LINGER
+        self.deadline = monotonic() + self.server.settings.linger
+        self.server.flush_log()
+        self.server.transport.end_of_output(self.sock)
+        self.watch(READ)
+        self._read_away()
+
+    def _read_away(self) -> None:
+        for _ in range(_MOST_READ_AWAY):
+            data = self._receive()
+            if data is None:
+                return
+            if not data:
+                self.close()
+                return
+
+    def reset(self) -> None:
+        """Close so that the client can't take what it got for the whole."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def close(self) -> None:
+        """Close now. An application that is still answering is told by its iterable's close()."""
+        if self.state == CLOSED:
+            return
+        self.state = CLOSED
+        self.between_requests = False
+        self._drop_body()
+        response, self.response, self.handler = self.response, None, None
+        if self.output is not None:
+            self.output.clear()
+            self.output = None
+        try:
+            if response is not None and not response.finished:
+                response.abandon()
+        finally:
+            self.server.forget(self)
+            self.sock.close()
+
+    def watch(self, events: int) -> None:
+        """Have the poller watch the socket for these events only."""
+        if self.watched == events:
+            return
+        if self.watched:
+            self.server.poller.change(self.fd, events)
+        else:
+            self.server.poller.watch(self.fd, events)
+        self.watched = events

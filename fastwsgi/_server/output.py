@@ -1,0 +1,136 @@
+"""What waits to be sent on one connection: octets, and ranges of files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from typing import Any, cast
+
+from .transport import Transport
+
+_BLOCK = 65536
+_MOST_AT_ONCE = 1 << 20
+# What a piece costs beside its octets: an application may answer in many very short ones.
+_PIECE = 256
+
+
+class FileRange:
+    """Octets of a file from an offset on. The file's own position is neither used nor moved, but on Windows.
+
+    ours: the file is closed when the octets are sent.
+    """
+
+    __slots__ = ("count", "file", "offset", "ours")
+
+    def __init__(self, file: Any, offset: int, count: int, ours: bool = False) -> None:
+        self.file = file
+        self.offset = offset
+        self.count = count
+        self.ours = ours
+
+    def read(self, size: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self.file.fileno(), size, self.offset)
+        self.file.seek(self.offset)
+        return cast(bytes, self.file.read(size))
+
+
+class TruncatedFileError(OSError):
+    """A file is shorter than it was when its length was promised to the client."""
+
+
+class Output:
+    """A queue of octets and file ranges in front of a socket.
+
+    limit: over so many octets that wait in memory, further ones go to a temporary file.
+    """
+
+    __slots__ = ("_limit", "_pieces", "size")
+
+    def __init__(self, limit: int) -> None:
+        #: Octets of memory that what waits takes up.
+        self.size = 0
+        self._limit = limit
+        self._pieces: deque[memoryview | FileRange] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def put(self, data: bytes | memoryview) -> None:
+        if self.size >= self._limit:
+            self._put_on_disk(data)
+        elif data:
+            self._pieces.append(memoryview(data))
+            self.size += len(data) + _PIECE
+
+    def put_file(self, file_range: FileRange) -> None:
+        if file_range.count:
+            self._pieces.append(file_range)
+
+    def _put_on_disk(self, data: bytes | memoryview) -> None:
+        spill = self._pieces[-1] if self._pieces else None
+        if not isinstance(spill, FileRange) or not spill.ours:
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it's sent
+            spill = FileRange(file, 0, 0, ours=True)
+            self._pieces.append(spill)
+        spill.file.seek(0, os.SEEK_END)
+        spill.file.write(data)
+        spill.file.flush()
+        spill.count += len(data)
+
+    def flush(self, sock: Any, transport: Transport) -> int:
+        """Send what the socket takes now, within bounds, and return how many octets that was.
+
+        Raises OSError if the client is gone, TruncatedFileError if a file has fewer octets than it had.
+        """
+        taken = 0
+        pieces = self._pieces
+        while pieces and taken < _MOST_AT_ONCE:
+            first = pieces[0]
+            if isinstance(first, memoryview):
+                sent = transport.send(sock, first)
+                self._octets_sent(first, sent)
+            elif transport.send_file is None:
+                # Into memory, so that a second try offers the same octets.
+                block = first.read(min(first.count, _BLOCK))
+                self._range_sent(first, len(block))
+                pieces.appendleft(memoryview(block))
+                self.size += len(block) + _PIECE
+                continue
+            else:
+                count = min(first.count, _MOST_AT_ONCE)
+                answer = transport.send_file(sock, first.file.fileno(), first.offset, count)
+                if answer is None:
+                    break
+                self._range_sent(first, sent := answer)
+            if not sent:
+                break
+            taken += sent
+        return taken
+
+    def _octets_sent(self, first: memoryview, sent: int) -> None:
+        self.size -= sent
+        if sent == len(first):
+            self._pieces.popleft()
+            self.size -= _PIECE
+        elif sent:
+            self._pieces[0] = first[sent:]
+
+    def _range_sent(self, first: FileRange, sent: int) -> None:
+        if not sent:
+            raise TruncatedFileError("the file is shorter than it was")
+        first.offset += sent
+        first.count -= sent
+        if not first.count:
+            self._pieces.popleft()
+            if first.ours:
+                first.file.close()
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        for piece in self._pieces:
+            if isinstance(piece, FileRange) and piece.ours:
+                piece.file.close()
+        self._pieces.clear()
+        self.size = 0

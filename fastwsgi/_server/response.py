@@ -1,0 +1,311 @@
+"""One WSGI call on a connection: start_response, write, iterate, close, and the framing of the answer.
+
+A SimpleHandler whose last step can pause: ``run()`` calls the application, ``advance()`` takes blocks of its
+iterable until there are no more, or until enough waits for a client that reads slowly. The connection calls
+``advance()`` again when that has been sent.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastwsgi._backend import FileWrapper
+from fastwsgi.handlers import SimpleHandler
+
+from .output import FileRange
+
+if TYPE_CHECKING:
+    from fastwsgi.types import WSGIApplication, WSGIEnvironment
+
+#: A block over so many octets is sent by itself: a second system call costs less than the copy.
+LARGE_BLOCK = 65536
+# How many blocks an iterable may give before other connections have their turn.
+_BLOCKS_A_TURN = 256
+
+_LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
+
+
+class Client(Protocol):
+    """What a response needs of its connection."""
+
+    def send(self, data: bytes) -> None:
+        """Send octets, or keep them until they can be. Raises ConnectionError if the client is gone."""
+
+    def is_gone(self) -> bool:
+        """Whether the connection is broken."""
+
+    def send_file(self, file_range: FileRange) -> None:
+        """The same with octets of a file, which stays open until it's sent."""
+
+    def is_full(self) -> bool:
+        """Whether so much waits that the application should, too."""
+
+    def has_sent_all(self) -> bool:
+        """Whether nothing waits."""
+
+
+class Response(SimpleHandler):
+    """Runs an application for one request, and frames its answer by RFC 9112 section 6.
+
+    client: the connection; request_handler: a WSGIRequestHandler with the request, for its hooks; environ: the
+    request's variables; body: the stream for ``wsgi.input``; modern: whether the client speaks HTTP/1.1;
+    persistent: whether the connection may be used again; http_version: str, ours.
+    """
+
+    request_handler: Any
+
+    def __init__(
+        self,
+        client: Client,
+        request_handler: Any,
+        environ: WSGIEnvironment,
+        body: Any,
+        *,
+        modern: bool,
+        persistent: bool,
+        http_version: str,
+    ) -> None:
+        super().__init__(body, None, request_handler.get_stderr(), environ, multithread=False)
+        self.client = client
+        self.request_handler = request_handler
+        self.http_version = http_version
+        self.modern = modern
+        #: Whether the connection can be used for another request, after this one.
+        self.persistent = persistent
+        #: Whether there is nothing more to come: the iterable is closed, the request logged.
+        self.finished = False
+        #: Whether the client got less than it was promised, and nothing but the connection's end can tell it.
+        self.must_reset = False
+        self._pieces: list[bytes] = []
+        self._blocks: Iterator[bytes] | None = None
+        self._file: Any = None
+        self._in_body = False
+        self._bodiless = False
+        self._chunked = False
+        self._room: int | None = None  # octets that the Content-Length leaves
+        self._surplus = False
+
+    # ---- the course of it ----------------------------------------------------------------------------
+
+    def run(self, application: WSGIApplication) -> None:
+        """Call the application and begin to answer. What is raised here, is no fault of the application's."""
+        try:
+            self.setup_environ()
+            self.result = application(self.environ, self.start_response)
+        except BaseException as error:
+            self._fail(error)
+        else:
+            self.advance()
+
+    def advance(self) -> None:
+        """Go on with the iterable, if the client has room for it."""
+        try:
+            if self._blocks is None:
+                if self._file is not None or (self.result_is_file() and self.sendfile()):
+                    # It's the application's, and closed with the iterable: not before it's sent.
+                    if self.client.has_sent_all():
+                        self._finish()
+                    return
+                self._blocks = iter(self.result)
+            if self._take_blocks(self._blocks):
+                self.finish_content()
+                self._finish()
+        except BaseException as error:
+            self._fail(error)
+
+    def _take_blocks(self, blocks: Iterator[bytes]) -> bool:
+        """Whether all blocks were taken."""
+        for taken, data in enumerate(blocks, 1):
+            if data != b"" or not self.status:  # an empty block is nothing to send headers for
+                self.write(data)
+            if taken == _BLOCKS_A_TURN or self.client.is_full():
+                return False
+        return True
+
+    def finish_response(self) -> None:
+        """Send all blocks at once: those of the answer to an error."""
+        for data in self.result:
+            self.write(data)
+        self.finish_content()
+        self._finish()
+
+    def finish_content(self) -> None:
+        if not self.headers_sent:
+            if self.request_handler.command != "HEAD":
+                self.headers.setdefault("Content-Length", "0")  # type: ignore[union-attr]
+            self.send_headers()
+        if self._chunked:
+            self._pieces.append(b"0\r\n\r\n")
+        self._flush()
+
+    def _finish(self) -> None:
+        """The answer is complete: log the request, and close the iterable."""
+        if self._room or self._surplus:
+            self.request_handler.log_error(
+                "The application's body has %s bytes than its Content-Length", "more" if self._surplus else "fewer"
+            )
+            if self._room:
+                self.persistent = False
+        self.finished = True
+        try:
+            self.close()
+        except Exception:
+            # Everything is sent, so there is nobody to tell.
+            self.log_exception(sys.exc_info())
+        self._close_input()
+
+    def _fail(self, error: BaseException) -> None:
+        """Close the iterable, log the exception being handled, and answer it if nothing was sent."""
+        if self.client.is_gone():
+            self.abandon()
+            return
+        result, self.result = self.result, None
+        try:
+            self._close_result(result)
+            self._pieces.clear()
+            if self.headers_sent:
+                self.finished = True
+                self.persistent = False
+                self.must_reset = not (self._chunked or self._bodiless or self._room is not None)
+            self.handle_error()
+        except ConnectionError:
+            self.abandon()
+        finally:
+            self._close_input()
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+
+    def abandon(self) -> None:
+        """The client is gone: close the iterable, and tell nobody."""
+        self.finished = True
+        self.persistent = False
+        result, self.result = self.result, None
+        self._close_result(result)
+        self._close_input()
+
+    def _close_result(self, result: Any) -> None:
+        if hasattr(result, "close"):
+            try:
+                result.close()
+            except Exception:
+                self.log_exception(sys.exc_info())
+
+    def _close_input(self) -> None:
+        if type(self.stdin) is not io.BytesIO:
+            self.stdin.close()
+
+    # ---- framing -------------------------------------------------------------------------------------
+
+    def cleanup_headers(self) -> None:
+        # On a copy: an application may use its list again, and these fields are not its own to set.
+        headers = self.headers = self.headers_class(self.headers.items())  # type: ignore[union-attr]
+        self._chunked, self._room = False, None
+        code = self.status[:3]  # type: ignore[index]
+        is_head = self.request_handler.command == "HEAD"
+        # RFC 9110 sections 6.4.1 and 8.6: which answers have no body, and which of them no length.
+        lengthless = code == "204" or code[0] == "1"
+        self._bodiless = is_head or lengthless or code == "304"
+        lengths = headers.get_all("Content-Length")
+        if lengthless:
+            del headers["Content-Length"]
+        elif lengths:
+            if len(lengths) > 1 or _LENGTH.fullmatch(lengths[0]) is None:
+                raise ValueError(f"Content-Length must be one decimal number (got {', '.join(lengths)!r})")
+            if not self._bodiless:
+                self._room = int(lengths[0])
+        elif code != "304":
+            self.set_content_length()
+            if "Content-Length" not in headers and not is_head:
+                self._chunked = self.modern and self.http_version != "1.0"
+                if self._chunked:
+                    headers["Transfer-Encoding"] = "chunked"
+                else:
+                    self.persistent = False  # the end of the connection is the end of the body
+        if self.http_version == "1.0":
+            self.persistent = False
+        elif not self.persistent:
+            headers["Connection"] = "close"
+        elif not self.modern:
+            headers["Connection"] = "keep-alive"
+
+    def set_content_length(self) -> None:
+        if self._file is not None:
+            self.headers["Content-Length"] = str(self._file.count)  # type: ignore[index]
+        elif type(self.result) in (list, tuple):
+            self.headers["Content-Length"] = str(sum(map(len, self.result)))  # type: ignore[index]
+        else:
+            super().set_content_length()
+
+    def sendfile(self) -> bool:
+        """Send a regular file without reading it; PEP 3333, "Optional Platform-Specific File Handling"."""
+        if self.headers_sent:
+            return False
+        self._file = file = _rest_of_file(self.result)
+        if file is None:
+            return False
+        self.send_headers()
+        if self._room is not None:
+            file.count = min(file.count, self._room)
+            self._room -= file.count
+        self._flush()
+        if not self._bodiless:
+            self.bytes_sent = file.count
+            self.client.send_file(file)
+        return True
+
+    def send_headers(self) -> None:
+        super().send_headers()
+        self._in_body = True
+
+    def _write(self, data: bytes) -> None:
+        size = len(data)
+        if not self._in_body:
+            self._pieces.append(data)
+        elif self._bodiless:
+            self.bytes_sent -= size
+        elif self._chunked:
+            if size:  # an empty chunk would be the last one
+                self._pieces += (b"%x\r\n" % size, data, b"\r\n")
+        elif self._room is None or size <= self._room:
+            self._pieces.append(data)
+            if self._room is not None:
+                self._room -= size
+        else:
+            self._surplus = True
+            self._pieces.append(data[: self._room])
+            self.bytes_sent -= size - self._room
+            self._room = 0
+
+    def _flush(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if len(pieces) > 1 and sum(map(len, pieces)) <= LARGE_BLOCK:
+            pieces = [b"".join(pieces)]
+        for data in pieces:
+            self.client.send(data)
+
+
+def _rest_of_file(result: Any) -> FileRange | None:
+    """What a FileWrapper would read, if that is what lies in a regular file from its position on."""
+    if type(result) is not FileWrapper:
+        return None
+    file = result.filelike
+    if isinstance(file, tempfile._TemporaryFileWrapper):
+        file = file.file
+    # No other kind: a GzipFile has a fileno(), too, of other octets than it reads.
+    raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
+    if type(raw) is not io.FileIO or raw.closed or not raw.readable():
+        return None
+    if raw.writable():
+        file.flush()
+    status = os.fstat(raw.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    offset = file.tell()
+    return FileRange(raw, offset, max(0, status.st_size - offset))

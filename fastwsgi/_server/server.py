@@ -1,0 +1,295 @@
+"""The event-driven server: listen, accept, hand events to connections, watch the clock, stop.
+
+One thread does all of it. Who listens, which classes are asked and which hooks are called, is the business of the
+``socketserver`` server in front, of which this is the inside.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import socket
+import sys
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from fastwsgi._backend import FastLane
+from fastwsgi._grammar import BadRequest
+
+from .body import BodyFile
+from .connection import ANSWER, HEAD, Connection
+from .loop import READ, WakeUp, make_poller
+from .response import Response
+from .settings import Settings
+from .transport import PLAIN, TLS, is_tls
+
+if TYPE_CHECKING:
+    from fastwsgi.types import WSGIApplication
+
+# So many connections are accepted before those that are there have their turn.
+_ACCEPTED_AT_ONCE = 64
+# How often deadlines are looked at: a sweep costs less than a tenth of a microsecond for each connection.
+_TICK = 1.0
+# After so many seconds between requests a connection gives its memo back.
+_MEMO_IDLE = 5.0
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class EventServer:
+    """Serves the connections of one listening socket.
+
+    front: the ``WSGIServer``, for its socket, hooks and application; handler_class: whose hooks see each request;
+    response_class: a subclass of Response; http_version: "1.1" or "1.0".
+    """
+
+    def __init__(
+        self,
+        front: Any,
+        handler_class: type[Any],
+        response_class: type[Response],
+        settings: Settings,
+        http_version: str = "1.1",
+    ) -> None:
+        self.front = front
+        self.handler_class = handler_class
+        self.response_class = response_class
+        self.settings = settings
+        self.http_version = http_version
+        self.lane: FastLane | None = None
+        #: How many requests were answered, bad ones among them.
+        self.requests = 0
+        #: Whether each connection is closed after the request that it is at.
+        self.is_closing = False
+        self.connections: dict[int, Connection] = {}
+        self.get_app: Callable[[], WSGIApplication] = front.get_app
+        self._listener: socket.socket = front.socket
+        self.transport = TLS if is_tls(self._listener) else PLAIN
+        #: The listening socket's own, to which it returns.
+        self.listener_timeout = self._listener.gettimeout()
+        self._listener_fd = self._listener.fileno()
+        self._accepting = False
+        shortest = min(settings.head_timeout, settings.keep_alive, settings.progress_timeout, settings.linger)
+        self._tick = min(_TICK, shortest / 4)
+        self._next_sweep = 0.0
+        self._wake_up = WakeUp()
+        try:
+            self.poller = make_poller(settings.poller)
+        except BaseException:
+            self._wake_up.close()
+            raise
+        self.poller.watch(self._wake_up.fd, READ)
+        self._listener.setblocking(False)
+        self._resume_accepting()
+
+    # ---- running -------------------------------------------------------------------------------------
+
+    def serve(self, must_stop: Callable[[], bool], poll_interval: float | None) -> None:
+        """Serve until must_stop() says so; it is asked at every event and every poll_interval seconds."""
+        service_actions = self.front.service_actions
+        while not must_stop():
+            self._turn(poll_interval)
+            service_actions()
+
+    def serve_one(self, timeout: float | None) -> bool:
+        """Serve until one request was answered, or for some seconds; whether one was."""
+        self.is_closing = True
+        if self.lane is not None:
+            self.lane.enabled = False
+        end = None if timeout is None else monotonic() + timeout
+        before = self.requests
+        while self.requests == before:
+            left = None if end is None else end - monotonic()
+            if left is not None and left < 0:
+                return False
+            self._turn(left, one=True)
+        # Clients that only connected are let go: nobody may come back to them.
+        for connection in list(self.connections.values()):
+            if connection.state == HEAD and not connection.buffer:
+                connection.close()
+        return True
+
+    def _turn(self, timeout: float | None, one: bool = False) -> None:
+        """Wait for events, and have them handled."""
+        if self.connections or not self._accepting:
+            until_sweep = max(0.0, self._next_sweep - monotonic())
+            timeout = until_sweep if timeout is None else min(timeout, until_sweep)
+        before = self.requests
+        connections = self.connections
+        for fd, _ in self.poller.wait(timeout):
+            connection = connections.get(fd)
+            if connection is not None:
+                try:
+                    connection.on_event()
+                except Exception:
+                    self._fail(connection)
+                if one and self.requests != before:
+                    break
+            elif fd == self._listener_fd:
+                self._accept(one)
+            else:
+                self._wake_up.on_event()
+        self.flush_log()
+        if (connections or not self._accepting) and monotonic() >= self._next_sweep:
+            self._sweep()
+
+    def wake(self) -> None:
+        """End the wait for events, from any thread."""
+        self._wake_up.wake()
+
+    def finish(self) -> None:
+        """Accept nothing more, answer what has been received, and give clients a moment to read it."""
+        self._pause_accepting()
+        self.is_closing = True
+        if self.lane is not None:
+            self.lane.enabled = False
+        self._turn(0)
+        for connection in list(self.connections.values()):
+            if connection.state == HEAD and not connection.buffer:
+                connection.close()
+        end = monotonic() + self.settings.shutdown
+        while any(connection.state == ANSWER for connection in self.connections.values()):
+            left = end - monotonic()
+            if left < 0:
+                break
+            self._turn(left)
+
+    def close(self) -> None:
+        """Close every connection, and give the listening socket back as it was."""
+        for connection in list(self.connections.values()):
+            connection.close()
+        self._pause_accepting()
+        self.poller.close()
+        self._wake_up.close()
+        if self._listener.fileno() >= 0:
+            self._listener.settimeout(self.listener_timeout)
+
+    def _fail(self, connection: Connection) -> None:
+        """Something raised that shouldn't: a hook, or the answer to an error."""
+        try:
+            self.front.handle_error(connection.sock, connection.address)
+        finally:
+            connection.close()
+
+    def _sweep(self) -> None:
+        """Look at the deadlines of all connections."""
+        now = monotonic()
+        self._next_sweep = now + self._tick
+        quiet = now + self.settings.keep_alive - _MEMO_IDLE
+        for connection in list(self.connections.values()):
+            if connection.deadline <= now:
+                try:
+                    connection.expire()
+                except Exception:
+                    self._fail(connection)
+            elif connection.deadline <= quiet:
+                connection.forget()
+        if not self._accepting:
+            self._resume_accepting()
+
+    # ---- accepting -----------------------------------------------------------------------------------
+
+    def _accept(self, one: bool) -> None:
+        for _ in range(1 if one else _ACCEPTED_AT_ONCE):
+            if len(self.connections) >= self.settings.connections:
+                self._pause_accepting()
+                return
+            try:
+                sock, address = socket.socket.accept(self._listener)
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionError:
+                continue
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTORS:
+                    raise
+                # Until a connection is closed, or the next tick: level-triggered, it would be reported again.
+                self._pause_accepting()
+                return
+            self._welcome(sock, address)
+
+    def _welcome(self, sock: socket.socket, address: Any) -> None:
+        connection = None
+        try:
+            if not self.front.verify_request(sock, address):
+                self.front.shutdown_request(sock)
+                return
+            sock.setblocking(False)
+            if sock.family != getattr(socket, "AF_UNIX", None):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.transport is TLS:
+                sock = self._listener.context.wrap_socket(  # type: ignore[attr-defined]
+                    sock, server_side=True, do_handshake_on_connect=False,
+                    suppress_ragged_eofs=self._listener.suppress_ragged_eofs,  # type: ignore[attr-defined]
+                )  # fmt: skip
+            connection = Connection(self, sock, address)
+            self.connections[connection.fd] = connection
+            # The request is often there already, and then the poller needn't know.
+            connection.on_event()
+            if not connection.watched and connection.fd in self.connections:
+                connection.watch(READ)
+        except Exception as error:
+            if connection is not None:
+                self._fail(connection)
+            else:
+                if not isinstance(error, OSError):
+                    self.front.handle_error(sock, address)
+                sock.close()
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is about to close its socket."""
+        self.flush_log()
+        if connection.watched:
+            self.poller.forget(connection.fd)
+        del self.connections[connection.fd]
+        if not self._accepting and not self.is_closing:
+            self._resume_accepting()
+
+    def _pause_accepting(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            self.poller.forget(self._listener_fd)
+
+    def _resume_accepting(self) -> None:
+        if len(self.connections) < self.settings.connections:
+            self._accepting = True
+            self.poller.watch(self._listener_fd, READ)
+
+    # ---- requests ------------------------------------------------------------------------------------
+
+    def make_handler(self, connection: Connection, request_line: bytes) -> Any:
+        """A request handler without a life of its own: it holds one request, for its hooks to see."""
+        handler: Any = object.__new__(self.handler_class)
+        handler.server = self.front
+        handler.request = handler.connection = connection.sock
+        handler.client_address = connection.address
+        handler.protocol_version = f"HTTP/{self.http_version}"
+        handler._begin_request(request_line)
+        return handler
+
+    def make_response(self, connection: Connection, handler: Any, content: BodyFile) -> Response:
+        """The response for the request that a handler holds."""
+        return self.response_class(
+            connection,
+            handler,
+            handler._whole_environ(content.size),
+            content.rewound(),
+            modern=handler.request_version != "HTTP/1.0",
+            persistent=not (handler.close_connection or self.is_closing),
+            http_version=self.http_version,
+        )
+
+    def error_answer(self, handler: Any, error: BadRequest) -> bytes:
+        """What a handler's send_error() sends."""
+        handler.wfile = answer = io.BytesIO()
+        handler.send_error(error.status, explain=error.reason)
+        return answer.getvalue()
+
+    # ---- the log -------------------------------------------------------------------------------------
+
+    def flush_log(self) -> None:
+        """Write the lines that the fast lane has collected."""
+        lane = self.lane
+        if lane is not None and lane.log_lines:
+            lines, lane.log_lines = lane.log_lines, []
+            sys.stderr.write("".join(lines))

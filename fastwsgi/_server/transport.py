@@ -1,0 +1,128 @@
+"""What a non-blocking socket can do at once: receive, send, send from a file, shake hands, say goodbye.
+
+``PLAIN`` and ``TLS`` are the two kinds. None, or 0 octets sent, means "not now"; any other failure raises.
+The ssl module is imported by who makes TLS sockets, never by us.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .loop import READ, WRITE
+
+
+class Transport(NamedTuple):
+    """The operations on sockets of one kind."""
+
+    #: (socket, size) -> the octets, b"" at the end of the stream, None if there are none yet
+    receive: Callable[[Any, int], bytes | None]
+    #: (socket, data) -> how many octets were taken
+    send: Callable[[Any, bytes | memoryview], int]
+    #: (socket, file descriptor, offset, count) -> how many octets were taken; None: files must be read
+    send_file: Callable[[Any, int, int, int], int | None] | None
+    #: (socket) -> what to wait for before the next try, 0 when done
+    handshake: Callable[[Any], int]
+    #: (socket): tell the client that nothing follows; it may go on sending
+    end_of_output: Callable[[Any], None]
+    #: (socket) -> octets that were received and wait above the socket, where no poller sees them
+    pending: Callable[[Any], int]
+
+
+def is_tls(sock: object) -> bool:
+    """Whether a socket, listening or connected, speaks TLS."""
+    ssl = sys.modules.get("ssl")
+    return ssl is not None and isinstance(sock, ssl.SSLSocket)
+
+
+_NOT_NOW = (BlockingIOError, InterruptedError)
+
+
+def _receive(sock: socket.socket, size: int) -> bytes | None:
+    try:
+        return sock.recv(size)
+    except _NOT_NOW:
+        return None
+
+
+def _send(sock: socket.socket, data: bytes | memoryview) -> int:
+    try:
+        return sock.send(data)
+    except _NOT_NOW:
+        return 0
+
+
+def _send_file(sock: socket.socket, fd: int, offset: int, count: int) -> int | None:
+    """None: not now; 0: the file has ended."""
+    try:
+        return os.sendfile(sock.fileno(), fd, offset, count)
+    except _NOT_NOW:
+        return None
+
+
+def _end_of_output(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+
+
+PLAIN = Transport(
+    receive=_receive,
+    send=_send,
+    # macOS has it with other rules for what was sent before "not now"; Linux's is the one that is tested.
+    send_file=_send_file if sys.platform.startswith("linux") else None,
+    handshake=lambda sock: 0,
+    end_of_output=_end_of_output,
+    pending=lambda sock: 0,
+)
+
+
+def _not_now_tls() -> tuple[type[OSError], ...]:
+    ssl = sys.modules["ssl"]
+    return ssl.SSLWantReadError, ssl.SSLWantWriteError, *_NOT_NOW
+
+
+def _receive_tls(sock: Any, size: int) -> bytes | None:
+    try:
+        return sock.recv(size)  # type: ignore[no-any-return]
+    except _not_now_tls():
+        return None
+
+
+def _send_tls(sock: Any, data: bytes | memoryview) -> int:
+    # After "not now" OpenSSL wants the same octets again: who queues them offers them again.
+    try:
+        return sock.send(data)  # type: ignore[no-any-return]
+    except _not_now_tls():
+        return 0
+
+
+def _handshake(sock: Any) -> int:
+    ssl = sys.modules["ssl"]
+    try:
+        sock.do_handshake()
+    except ssl.SSLWantReadError:
+        return READ
+    except ssl.SSLWantWriteError:
+        return WRITE
+    return 0
+
+
+def _end_of_output_tls(sock: Any) -> None:
+    # unwrap() sends close_notify, and then wants the client's, for which nobody waits.
+    with contextlib.suppress(OSError, ValueError):
+        sock.unwrap()
+    _end_of_output(sock)
+
+
+TLS = Transport(
+    receive=_receive_tls,
+    send=_send_tls,
+    send_file=None,
+    handshake=_handshake,
+    end_of_output=_end_of_output_tls,
+    pending=lambda sock: sock.pending(),
+)
