@@ -510,14 +510,26 @@ def build_environ(base: dict[str, Any], head: RequestHead) -> dict[str, Any]:
 class FastLane:
     """What is known to a server before a request comes, for channels that answer usual requests by themselves.
 
-    server: an object with ``answer_class``, ... This twin has no use for it: its channels answer nothing.
+    server: the EventServer. This twin's channels answer nothing, so it has no use for it.
     """
 
     def __init__(self, server: Any) -> None:
         self.server = server
+        #: Whether the short cut may be taken.
         self.enabled = False
-        #: Lines for the log, written at the end of each turn.
-        self.log_lines: list[str] = []
+
+    def learn(
+        self, template: dict[str, Any], hidden: dict[str, Any], log: bool, log_time: Callable[[], str] | None
+    ) -> None:
+        """Take what all requests have in common; then the short cut may be taken.
+
+        template: an environ, less what a request or its client determines; hidden: what lies under the request's
+        fields; log: whether ``server.log_request()`` is called, else lines are made here, with log_time().
+        """
+
+    def take_log(self) -> str:
+        """The lines for the log that were not taken yet."""
+        return ""
 
 
 class Channel:
@@ -525,7 +537,10 @@ class Channel:
 
     fd: of a socket that doesn't block; lane: None for no short cut.
 
-    The subclass has ``turn()``: the socket may be ready.
+    The short cut calls these methods of the subclass: ``turn()``, the socket may be ready; ``received(data)``,
+    octets for the general path; ``begin_response(head, environ, body)``, a general response in mid-course, and
+    ``adopt(response, rest, error)``, go on with it, or with the exception that the application raised;
+    ``send_rest(data, persistent)``, ``close_after_answer()`` and ``close()``; and ``client()``, its address and port.
     """
 
     __slots__ = ("between_requests", "deadline", "fd", "lane")

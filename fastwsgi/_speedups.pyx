@@ -14,7 +14,7 @@ one allocation Cython doesn't know, a RequestHead's field table, is made in ``pa
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
@@ -28,7 +28,10 @@ from ._grammar import FIELD_VALUE, HOP_BY_HOP, KNOWN_FIELDS, TARGET, TCHAR, TOLE
 
 import copyreg
 import re
+import sys
 import time
+from io import BytesIO
+from time import monotonic
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:

@@ -64,11 +64,10 @@ cdef Stock read_stock(object cls, dict stock):
     return found
 
 
-@cython.final
 @cython.internal
 @cython.freelist(16)
 cdef class Response:
-    """The state of one short-cut run, until it is handed over to the handler's attributes."""
+    """The state of one response by a short cut, until it is handed over to the attributes of a handler."""
 
     cdef object handler
     cdef object status
@@ -84,19 +83,21 @@ cdef class Response:
             self.status = status
             self.headers = headers
             return self.write
-        self.hand_over()
-        return self.handler.start_response(status, headers, exc_info)
+        return self.hand_over().start_response(status, headers, exc_info)
 
     def write(self, data):
-        self.hand_over()
-        self.handler.write(data)
+        self.hand_over().write(data)
 
-    cdef int hand_over(self) except -1:
-        if self.handed_over:
-            return 0
-        self.handed_over = True
+    cdef object take_handler(self):
+        return self.handler
+
+    cdef object hand_over(self):
+        """Have the handler go on from here; return it."""
         cdef Headers headers
-        handler = self.handler
+        handler = self.take_handler()
+        if self.handed_over:
+            return handler
+        self.handed_over = True
         handler.result = self.result
         if self.status is not None:
             handler.status = self.status
@@ -107,7 +108,7 @@ cdef class Response:
             handler.bytes_sent = self.bytes_sent
             if self.content_length is not None:  # it went out, and so belongs in the list
                 self.headers.append(("Content-Length", str(self.content_length)))
-        return 0
+        return handler
 
 
 cdef inline bint good_start(object status, object headers):
@@ -239,46 +240,71 @@ cdef bint is_only_block(object result) except -1:
 
 cdef bytes format_answer(Stock known, Response response, bytes block):
     """The head and the first block, if that isn't large, in one piece; None if the head isn't fit to be sent."""
-    cdef list headers = response.headers
-    cdef Py_ssize_t i, name_size, size = 0
-    cdef PyObject* pair
-    cdef Octets name
-    cdef uint64_t controls = 0  # a tab at most: clean_pair() has looked
-    cdef bint has_length = False, has_date = False, has_server = False
-    for i in range(PyList_GET_SIZE(headers)):
-        pair = PyList_GET_ITEM(headers, i)
-        if not latin1_pair(<object>pair, &size):
-            return None
-        name = octets(<object>PyTuple_GET_ITEM(<object>pair, 0))
-        name_size = PyUnicode_GET_LENGTH(<object>PyTuple_GET_ITEM(<object>pair, 0))
-        if name_size == 14:
-            has_length = has_length or same_name(name, b"content-length", 14)
-        elif name_size == 4:
-            has_date = has_date or same_name(name, b"date", 4)
-        elif name_size == 6:
-            has_server = has_server or same_name(name, b"server", 6)
-
-    # What may run other code comes first: an application still holds the list, and may change it there.
-    cdef bint adds_length = not has_length and is_only_block(response.result)
+    cdef int flags = field_flags(response.headers)
+    if flags < 0:
+        return None
+    cdef bint adds_length = not flags & HAS_LENGTH and is_only_block(response.result)
     cdef bytes preamble = preamble_lines(
         known.http_version,
         response.status,
-        None if has_date else date_now(),
-        None if has_server else known.software,
+        None if flags & HAS_DATE else date_now(),
+        None if flags & HAS_SERVER else known.software,
     )
-    cdef unsigned char length[40]
-    cdef unsigned char* end = length + sizeof(length)
-    cdef unsigned char* start = end
-    cdef Py_ssize_t rest = PyBytes_GET_SIZE(block)
-    if adds_length:
+    cdef bytes answer = assemble(
+        preamble, response.headers, PyBytes_GET_SIZE(block) if adds_length else -1, None, block
+    )
+    if adds_length and answer is not None:
+        response.content_length = PyBytes_GET_SIZE(block)
+    return answer
+
+
+cdef enum:
+    HAS_LENGTH = 1
+    HAS_DATE = 2
+    HAS_SERVER = 4
+
+
+cdef int field_flags(list headers) noexcept:
+    """Which fields are there that a server would add; -1 if the pairs aren't fit to be looked at."""
+    cdef Py_ssize_t i, size = 0
+    cdef PyObject* pair
+    cdef Octets name
+    cdef int flags = 0
+    for i in range(PyList_GET_SIZE(headers)):
+        pair = PyList_GET_ITEM(headers, i)
+        if not latin1_pair(<object>pair, &size):
+            return -1
+        name = octets(<object>PyTuple_GET_ITEM(<object>pair, 0))
+        size = PyUnicode_GET_LENGTH(<object>PyTuple_GET_ITEM(<object>pair, 0))
+        if size == 14 and same_name(name, b"content-length", 14):
+            flags |= HAS_LENGTH
+        elif size == 4 and same_name(name, b"date", 4):
+            flags |= HAS_DATE
+        elif size == 6 and same_name(name, b"server", 6):
+            flags |= HAS_SERVER
+    return flags
+
+
+cdef bytes assemble(bytes preamble, list headers, Py_ssize_t length, object connection, bytes block):
+    """The head of an answer, and its block if that isn't large; None if the fields aren't fit to be sent.
+
+    length: for Content-Length, if that is not negative; connection: for Connection, if that isn't None.
+    """
+    cdef Py_ssize_t i, size
+    cdef uint64_t controls = 0  # a tab at most: clean_pair() has looked
+    # From here on nothing may run other code: an application still holds the list.
+    cdef unsigned char added[100]
+    cdef unsigned char* end = added + sizeof(added)
+    cdef unsigned char* start = put_back(end, b"\r\n", 2)
+    if connection is not None:
         start = put_back(start, b"\r\n", 2)
-        while rest or start == end - 2:
-            start -= 1
-            start[0] = 48 + rest % 10
-            rest //= 10
+        start = put_back(start, octets(connection), PyUnicode_GET_LENGTH(connection))
+        start = put_back(start, b"Connection: ", 12)
+    if length >= 0:
+        start = put_number_back(put_back(start, b"\r\n", 2), length)
         start = put_back(start, b"Content-Length: ", 16)
 
-    size = PyBytes_GET_SIZE(preamble) + (end - start) + 2
+    size = PyBytes_GET_SIZE(preamble) + (end - start)
     for i in range(PyList_GET_SIZE(headers)):
         if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
             return None
@@ -290,9 +316,16 @@ cdef bytes format_answer(Stock known, Response response, bytes block):
     for i in range(PyList_GET_SIZE(headers)):
         at = put_pair(at, <object>PyList_GET_ITEM(headers, i), &controls)
     at = put(at, start, end - start)
-    at = put(at, b"\r\n", 2)
     if PyBytes_GET_SIZE(block) <= LARGE_BLOCK:
         put(at, PyBytes_AS_STRING(block), PyBytes_GET_SIZE(block))
-    if adds_length:
-        response.content_length = PyBytes_GET_SIZE(block)
     return answer
+
+
+@cython.cdivision(True)
+cdef inline unsigned char* put_number_back(unsigned char* at, size_t number) noexcept:
+    while True:
+        at -= 1
+        at[0] = <unsigned char>(48 + number % 10)
+        number //= 10
+        if not number:
+            return at

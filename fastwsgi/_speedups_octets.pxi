@@ -5,6 +5,7 @@ cdef unsigned char IS_TCHAR[256]
 cdef unsigned char IS_TARGET[256]
 cdef unsigned char IS_TOLERANT_TARGET[256]
 cdef unsigned char IS_FIELD_VALUE[256]
+cdef unsigned char IS_ALPHA_DIGIT[256]
 
 
 cdef void fill(unsigned char* table, str characters):
@@ -21,6 +22,7 @@ def _fill_tables():
     fill(IS_TARGET, TARGET)
     fill(IS_TOLERANT_TARGET, TOLERANT_TARGET)
     fill(IS_FIELD_VALUE, FIELD_VALUE)
+    fill(IS_ALPHA_DIGIT, "0-9A-Za-z")
 
 
 # Eight octets at a time, in any byte order. As macros, because a cdef variable is no constant to C.

@@ -331,10 +331,7 @@ cdef dict environ_of(dict base, RequestHead head):
     cdef Octets data = <Octets>PyBytes_AS_STRING(head.data)
     cdef Field* field
     cdef Py_ssize_t i
-    environ["REQUEST_METHOD"] = head.method
-    environ["SERVER_PROTOCOL"] = head.version
-    environ["REQUEST_URI"] = head.target
-    set_path(environ, head.target)
+    set_request(environ, head)
 
     cdef unsigned char folded[LONGEST]
     cdef unsigned int index
@@ -390,6 +387,14 @@ cdef int set_authority(dict environ, object target) except -1:
     if authority is not None:
         environ["HTTP_HOST"] = authority
     return 0
+
+
+cdef inline int set_request(dict environ, RequestHead head) except -1:
+    """Set what the request line says."""
+    environ["REQUEST_METHOD"] = head.method
+    environ["SERVER_PROTOCOL"] = head.version
+    environ["REQUEST_URI"] = head.target
+    return set_path(environ, head.target)
 
 
 cdef int set_path(dict environ, object target) except -1:

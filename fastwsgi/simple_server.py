@@ -7,6 +7,7 @@ each connection gets a handler object, which reads one request and answers it.
 from __future__ import annotations
 
 import contextlib
+import http.server
 import io
 import logging
 import platform
@@ -24,7 +25,9 @@ from ._grammar import BadRequest
 from ._server.body import BodyReader, read_chunked
 from ._server.head_reader import read_field_section
 from ._server.hooks import (
+    ENVIRON_HOOKS,
     HANDLER_HOOKS,
+    LOG_HOOKS,
     SERVER_HOOKS,
     Explanation,
     listens_plainly,
@@ -425,7 +428,10 @@ def make_server(
 
 # As they are now, so that what is changed later, in a subclass or here, is seen.
 _STOCK_SERVER = stock(WSGIServer, SERVER_HOOKS)
+_STOCK_APP = stock(WSGIServer, ["get_app"])
 _STOCK_HANDLER = stock(WSGIRequestHandler, HANDLER_HOOKS)
+_STOCK_ENVIRON = stock(WSGIRequestHandler, ENVIRON_HOOKS)
+_STOCK_LOG = stock(WSGIRequestHandler, LOG_HOOKS)
 _STOCK_RESPONSE = methods(ServerHandler)
 _StockServerHandler = ServerHandler
 
@@ -467,7 +473,22 @@ def _event_server(server: WSGIServer) -> EventServer:
         http_version = min(http_version, handler_class.protocol_version.removeprefix("HTTP/"))
     if sets(ServerHandler, "http_version", BaseHandler):
         http_version = min(http_version, ServerHandler.http_version)
-    return EventServer(server, handler_class, _Response, server.settings, http_version)
+    return EventServer(
+        server,
+        handler_class,
+        _Response,
+        server.settings,
+        http_version=http_version,
+        has_app_hook=bool(overridden(type(server), _STOCK_APP, server)),
+        has_environ_hooks=bool(overridden(handler_class, _STOCK_ENVIRON)),
+        has_log_hooks=bool(overridden(handler_class, _STOCK_LOG)) or _log_is_coloured(),
+    )
+
+
+def _log_is_coloured() -> bool:
+    """Whether http.server writes log lines in colours: from 3.15, on a terminal that has them."""
+    colorize = getattr(http.server, "_colorize", None)
+    return colorize is not None and bool(colorize.can_colorize(file=sys.stderr))
 
 
 if sys.version_info < (3, 15):

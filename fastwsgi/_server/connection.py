@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fastwsgi._backend import Channel, find_head_end, parse_head, parse_request_line
 from fastwsgi._grammar import BadRequest
 
-from .body import BodyFile, IncomingBody
+from .body import IncomingBody
 from .loop import READ, WRITE
 from .output import FileRange, Output
 from .request import check_head
@@ -33,7 +33,7 @@ from .transport import PLAIN, Transport
 
 if TYPE_CHECKING:
     from fastwsgi._backend import FastLane
-    from fastwsgi.types import WSGIApplication
+    from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
     from .loop import Poller
     from .response import Response
@@ -60,8 +60,8 @@ class Server(Protocol):
     def make_handler(self, connection: Connection, request_line: bytes) -> Any:
         """A request handler for a request that begins with this line."""
 
-    def make_response(self, connection: Connection, handler: Any, content: BodyFile) -> Response:
-        """The response for the request that a handler holds, whose body is there."""
+    def make_response(self, connection: Connection, handler: Any, environ: WSGIEnvironment, body: Any) -> Response:
+        """The response for the request that a handler holds."""
 
     def error_answer(self, handler: Any, error: BadRequest) -> bytes:
         """The answer to what is no request."""
@@ -71,6 +71,16 @@ class Server(Protocol):
 
     def forget(self, connection: Connection) -> None:
         """Take note that a connection is about to close its socket."""
+
+
+class _Sent:
+    """A response of the fast lane, of which there is nothing left to do but to send the rest."""
+
+    finished = True
+    must_reset = False
+
+    def __init__(self, persistent: bool) -> None:
+        self.persistent = persistent
 
 
 class ClientGoneError(ConnectionAbortedError):
@@ -175,13 +185,6 @@ class Connection(Channel):
 
     # ---- requests ------------------------------------------------------------------------------------
 
-    def received(self, data: bytes) -> None:
-        """Take octets that the fast lane received and has no use for."""
-        try:
-            self._take(data)
-        except ClientGoneError:
-            self.close()
-
     def _take(self, data: bytes) -> None:
         """Take octets from the client, and have every request answered that is whole by now."""
         if self.state == BODY:
@@ -243,22 +246,11 @@ class Connection(Channel):
             return False
         content, self.body = self.body.content, None
         self.state = ANSWER
-        self.response = self.server.make_response(self, self.handler, content)
+        environ = self.handler._whole_environ(content.size)
+        self.response = self.server.make_response(self, self.handler, environ, content.rewound())
         self.response.run(self.server.get_app())
         self._see_what_is_left()
         return True
-
-    def adopt(self, response: Response) -> None:
-        """Go on with an answer that the fast lane began."""
-        self.state = ANSWER
-        self.between_requests = False
-        self.handler = response.request_handler
-        self.response = response
-        try:
-            response.advance()
-            self._see_what_is_left()
-        except ClientGoneError:
-            self.close()
 
     def _refuse(self, error: BadRequest) -> None:
         """Answer what is no request, and take no other from this client."""
@@ -341,7 +333,7 @@ class Connection(Channel):
             self._end_request(response)
 
     def _end_request(self, response: Response | None) -> None:
-        client_closes = self.handler.close_connection
+        client_closes = self.handler is not None and self.handler.close_connection
         self.output = self.response = self.handler = None
         self.server.requests += 1
         if response is not None and response.persistent and not self.server.is_closing:
@@ -364,6 +356,65 @@ class Connection(Channel):
             self.buffer = None
             self.deadline = monotonic() + settings.keep_alive
             self.between_requests = self.server.transport is PLAIN
+
+    # ---- what the fast lane hands over ---------------------------------------------------------------
+
+    def client(self) -> tuple[str, str]:
+        """The client's address and port, as an environ has them."""
+        handler = self.server.make_handler(self, b"")
+        return handler._client()  # type: ignore[no-any-return]
+
+    def received(self, data: bytes) -> None:
+        """Take octets that were received, and have not been looked at."""
+        self.server.flush_log()
+        try:
+            self._take(data)
+        except ClientGoneError:
+            self.close()
+
+    def begin_response(self, head: bytes, environ: WSGIEnvironment, body: Any) -> Response:
+        """A response whose application was called already, or is being called."""
+        self.server.flush_log()
+        self.handler = self.parsed_handler(head)
+        self.state = ANSWER
+        self.between_requests = False
+        self.response = self.server.make_response(self, self.handler, {}, body)
+        self.response.environ = environ
+        return self.response
+
+    def parsed_handler(self, head: bytes) -> Any:
+        """A request handler for a good head."""
+        settings = self.server.settings
+        handler = self.server.make_handler(self, head[: head.find(b"\n") + 1])
+        parsed = parse_head(head, settings.request_line, settings.fields)
+        handler._take_head(parsed, check_head(parsed, settings))
+        return handler
+
+    def adopt(self, response: Response, rest: bytes, error: BaseException | None = None) -> None:
+        """Go on with a response, its application's exception being handled if there is one."""
+        self.buffer = bytearray(rest)
+        try:
+            if error is not None:
+                response.fail(error)
+            else:
+                response.advance()
+            self._see_what_is_left()
+            self._proceed()
+        except ClientGoneError:
+            self.close()
+
+    def send_rest(self, data: memoryview, persistent: bool) -> None:
+        """Send what the socket hasn't taken of an answer."""
+        self.state = ANSWER
+        self.between_requests = False
+        self.response = _Sent(persistent)  # type: ignore[assignment]
+        self._waiting().put(data)
+        self._see_what_is_left()
+
+    def close_after_answer(self) -> None:
+        """Close as a client wants it that has its answer."""
+        self.between_requests = False
+        self.close()
 
     # ---- the end -------------------------------------------------------------------------------------
 

@@ -81,12 +81,15 @@ class Response(SimpleHandler):
         self.persistent = persistent
         #: Whether there is nothing more to come: the iterable is closed, the request logged.
         self.finished = False
-        #: Whether the client got less than it was promised, and nothing but the connection's end can tell it.
+        #: Whether nothing but the connection's end tells where the body ends.
+        self.ends_with_connection = False
+        #: Whether the body that the client got isn't whole, and would look so if the connection were closed.
         self.must_reset = False
         self._pieces: list[bytes] = []
         self._blocks: Iterator[bytes] | None = None
         self._file: Any = None
         self._in_body = False
+        self._is_empty = False
         self._bodiless = False
         self._chunked = False
         self._room: int | None = None  # octets that the Content-Length leaves
@@ -100,7 +103,7 @@ class Response(SimpleHandler):
             self.setup_environ()
             self.result = application(self.environ, self.start_response)
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
         else:
             self.advance()
 
@@ -118,7 +121,7 @@ class Response(SimpleHandler):
                 self.finish_content()
                 self._finish()
         except BaseException as error:
-            self._fail(error)
+            self.fail(error)
 
     def _take_blocks(self, blocks: Iterator[bytes]) -> bool:
         """Whether all blocks were taken."""
@@ -138,8 +141,7 @@ class Response(SimpleHandler):
 
     def finish_content(self) -> None:
         if not self.headers_sent:
-            if self.request_handler.command != "HEAD":
-                self.headers.setdefault("Content-Length", "0")  # type: ignore[union-attr]
+            self._is_empty = True
             self.send_headers()
         if self._chunked:
             self._pieces.append(b"0\r\n\r\n")
@@ -159,36 +161,49 @@ class Response(SimpleHandler):
         except Exception:
             # Everything is sent, so there is nobody to tell.
             self.log_exception(sys.exc_info())
-        self._close_input()
+        finally:
+            self._close_input()
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Close the iterable, log the exception being handled, and answer it if nothing was sent."""
+        if self.finished:
+            raise error  # by the iterable's close(), and not of the kind to be logged
         if self.client.is_gone():
             self.abandon()
-            return
+        else:
+            self._answer_error()
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+
+    def _answer_error(self) -> None:
         result, self.result = self.result, None
         try:
             self._close_result(result)
             self._pieces.clear()
+            self._file, self._is_empty = None, False
+            self.headers_sent = self._in_body  # a head that couldn't be made, wasn't sent
             if self.headers_sent:
-                self.finished = True
-                self.persistent = False
-                self.must_reset = not (self._chunked or self._bodiless or self._room is not None)
+                self._break_off()
             self.handle_error()
         except ConnectionError:
             self.abandon()
         finally:
             self._close_input()
-        if isinstance(error, KeyboardInterrupt):
-            raise error
 
     def abandon(self) -> None:
-        """The client is gone: close the iterable, and tell nobody."""
+        """The client is gone, or has to go: close the iterable, and tell nobody."""
+        self._break_off()
+        result, self.result = self.result, None
+        try:
+            self._close_result(result)
+        finally:
+            self._close_input()
+
+    def _break_off(self) -> None:
+        """Be finished with an answer that isn't whole, and mustn't look so."""
         self.finished = True
         self.persistent = False
-        result, self.result = self.result, None
-        self._close_result(result)
-        self._close_input()
+        self.must_reset = self.ends_with_connection
 
     def _close_result(self, result: Any) -> None:
         if hasattr(result, "close"):
@@ -206,7 +221,7 @@ class Response(SimpleHandler):
     def cleanup_headers(self) -> None:
         # On a copy: an application may use its list again, and these fields are not its own to set.
         headers = self.headers = self.headers_class(self.headers.items())  # type: ignore[union-attr]
-        self._chunked, self._room = False, None
+        self._chunked, self._room, self.ends_with_connection = False, None, False
         code = self.status[:3]  # type: ignore[index]
         is_head = self.request_handler.command == "HEAD"
         # RFC 9110 sections 6.4.1 and 8.6: which answers have no body, and which of them no length.
@@ -218,8 +233,6 @@ class Response(SimpleHandler):
         elif lengths:
             if len(lengths) > 1 or _LENGTH.fullmatch(lengths[0]) is None:
                 raise ValueError(f"Content-Length must be one decimal number (got {', '.join(lengths)!r})")
-            if not self._bodiless:
-                self._room = int(lengths[0])
         elif code != "304":
             self.set_content_length()
             if "Content-Length" not in headers and not is_head:
@@ -227,7 +240,10 @@ class Response(SimpleHandler):
                 if self._chunked:
                     headers["Transfer-Encoding"] = "chunked"
                 else:
-                    self.persistent = False  # the end of the connection is the end of the body
+                    self.ends_with_connection = True
+                    self.persistent = False
+        if not self._bodiless and "Content-Length" in headers:
+            self._room = int(headers["Content-Length"])  # type: ignore[arg-type]
         if self.http_version == "1.0":
             self.persistent = False
         elif not self.persistent:
@@ -238,6 +254,10 @@ class Response(SimpleHandler):
     def set_content_length(self) -> None:
         if self._file is not None:
             self.headers["Content-Length"] = str(self._file.count)  # type: ignore[index]
+        elif self._is_empty:
+            # To HEAD an application may answer without the body that it has for GET.
+            if self.request_handler.command != "HEAD":
+                self.headers["Content-Length"] = "0"  # type: ignore[index]
         elif type(self.result) in (list, tuple):
             self.headers["Content-Length"] = str(sum(map(len, self.result)))  # type: ignore[index]
         else:
@@ -308,4 +328,6 @@ def _rest_of_file(result: Any) -> FileRange | None:
     if not stat.S_ISREG(status.st_mode):
         return None
     offset = file.tell()
-    return FileRange(raw, offset, max(0, status.st_size - offset))
+    if status.st_size <= offset:
+        return None  # nothing to send, or a file that has no size, as in /proc
+    return FileRange(raw, offset, status.st_size - offset)

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 from fastwsgi._backend import FastLane
 from fastwsgi._grammar import BadRequest
 
-from .body import BodyFile
 from .connection import ANSWER, HEAD, Connection
+from .lane import teach
 from .loop import READ, WakeUp, make_poller
 from .response import Response
 from .settings import Settings
 from .transport import PLAIN, TLS, is_tls
 
 if TYPE_CHECKING:
-    from fastwsgi.types import WSGIApplication
+    from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
 # So many connections are accepted before those that are there have their turn.
 _ACCEPTED_AT_ONCE = 64
@@ -40,7 +40,9 @@ class EventServer:
     """Serves the connections of one listening socket.
 
     front: the ``WSGIServer``, for its socket, hooks and application; handler_class: whose hooks see each request;
-    response_class: a subclass of Response; http_version: "1.1" or "1.0".
+    response_class: a subclass of Response; http_version: "1.1" or "1.0"; has_app_hook: whether front overrides
+    how the application is got; has_environ_hooks, has_log_hooks: whether handler_class overrides what an environ or a
+    log line is made of.
     """
 
     def __init__(
@@ -49,13 +51,19 @@ class EventServer:
         handler_class: type[Any],
         response_class: type[Response],
         settings: Settings,
+        *,
         http_version: str = "1.1",
+        has_app_hook: bool = False,
+        has_environ_hooks: bool = False,
+        has_log_hooks: bool = False,
     ) -> None:
         self.front = front
         self.handler_class = handler_class
         self.response_class = response_class
         self.settings = settings
         self.http_version = http_version
+        self.has_app_hook = has_app_hook
+        self.has_log_hooks = has_log_hooks
         self.lane: FastLane | None = None
         #: How many requests were answered, bad ones among them.
         self.requests = 0
@@ -69,6 +77,7 @@ class EventServer:
         self.listener_timeout = self._listener.gettimeout()
         self._listener_fd = self._listener.fileno()
         self._accepting = False
+        self._is_finished = False
         shortest = min(settings.head_timeout, settings.keep_alive, settings.progress_timeout, settings.linger)
         self._tick = min(_TICK, shortest / 4)
         self._next_sweep = 0.0
@@ -81,6 +90,9 @@ class EventServer:
         self.poller.watch(self._wake_up.fd, READ)
         self._listener.setblocking(False)
         self._resume_accepting()
+        if settings.fast_lane and self.transport is PLAIN and not has_environ_hooks:
+            self.lane = FastLane(self)
+            self.refresh_lane()
 
     # ---- running -------------------------------------------------------------------------------------
 
@@ -110,14 +122,15 @@ class EventServer:
         return True
 
     def _turn(self, timeout: float | None, one: bool = False) -> None:
-        """Wait for events, and have them handled."""
-        if self.connections or not self._accepting:
-            until_sweep = max(0.0, self._next_sweep - monotonic())
-            timeout = until_sweep if timeout is None else min(timeout, until_sweep)
+        """Wait for events, and have them handled; with one, only until a request was answered."""
+        if (self.connections or not self._accepting) and (timeout is None or timeout > self._tick):
+            timeout = self._tick
         before = self.requests
-        connections = self.connections
-        for fd, _ in self.poller.wait(timeout):
-            connection = connections.get(fd)
+        get = self.connections.get
+        events = self.poller.wait(timeout)
+        now = monotonic()
+        for fd, _ in events:
+            connection = get(fd)
             if connection is not None:
                 try:
                     connection.on_event()
@@ -129,9 +142,10 @@ class EventServer:
                 self._accept(one)
             else:
                 self._wake_up.on_event()
-        self.flush_log()
-        if (connections or not self._accepting) and monotonic() >= self._next_sweep:
-            self._sweep()
+        if self.lane is not None:
+            self.flush_log()
+        if now >= self._next_sweep:
+            self._sweep(now)
 
     def wake(self) -> None:
         """End the wait for events, from any thread."""
@@ -139,6 +153,7 @@ class EventServer:
 
     def finish(self) -> None:
         """Accept nothing more, answer what has been received, and give clients a moment to read it."""
+        self._is_finished = True
         self._pause_accepting()
         self.is_closing = True
         if self.lane is not None:
@@ -156,6 +171,7 @@ class EventServer:
 
     def close(self) -> None:
         """Close every connection, and give the listening socket back as it was."""
+        self._is_finished = True
         for connection in list(self.connections.values()):
             connection.close()
         self._pause_accepting()
@@ -171,9 +187,11 @@ class EventServer:
         finally:
             connection.close()
 
-    def _sweep(self) -> None:
-        """Look at the deadlines of all connections."""
-        now = monotonic()
+    def _sweep(self, now: float) -> None:
+        """Look at the deadlines of all connections.
+
+        now: before this turn's events. What an application took since then, is not its clients' fault.
+        """
         self._next_sweep = now + self._tick
         quiet = now + self.settings.keep_alive - _MEMO_IDLE
         for connection in list(self.connections.values()):
@@ -242,7 +260,7 @@ class EventServer:
         if connection.watched:
             self.poller.forget(connection.fd)
         del self.connections[connection.fd]
-        if not self._accepting and not self.is_closing:
+        if not self._accepting:
             self._resume_accepting()
 
     def _pause_accepting(self) -> None:
@@ -251,7 +269,7 @@ class EventServer:
             self.poller.forget(self._listener_fd)
 
     def _resume_accepting(self) -> None:
-        if len(self.connections) < self.settings.connections:
+        if not self._is_finished and len(self.connections) < self.settings.connections:
             self._accepting = True
             self.poller.watch(self._listener_fd, READ)
 
@@ -267,13 +285,13 @@ class EventServer:
         handler._begin_request(request_line)
         return handler
 
-    def make_response(self, connection: Connection, handler: Any, content: BodyFile) -> Response:
+    def make_response(self, connection: Connection, handler: Any, environ: WSGIEnvironment, body: Any) -> Response:
         """The response for the request that a handler holds."""
         return self.response_class(
             connection,
             handler,
-            handler._whole_environ(content.size),
-            content.rewound(),
+            environ,
+            body,
             modern=handler.request_version != "HTTP/1.0",
             persistent=not (handler.close_connection or self.is_closing),
             http_version=self.http_version,
@@ -285,11 +303,21 @@ class EventServer:
         handler.send_error(error.status, explain=error.reason)
         return answer.getvalue()
 
+    def refresh_lane(self) -> None:
+        """Teach the fast lane what it can't see by itself: at the start, and when a handler class is changed."""
+        if self.lane is not None:
+            teach(self.lane, self)
+
+    def log_request(self, connection: Connection, head: bytes, code: str, size: int) -> None:
+        """Log a request that the fast lane has answered, by its handler's hook."""
+        self.flush_log()
+        connection.parsed_handler(head).log_request(code, size)
+
     # ---- the log -------------------------------------------------------------------------------------
 
     def flush_log(self) -> None:
         """Write the lines that the fast lane has collected."""
-        lane = self.lane
-        if lane is not None and lane.log_lines:
-            lines, lane.log_lines = lane.log_lines, []
-            sys.stderr.write("".join(lines))
+        if self.lane is not None:
+            lines = self.lane.take_log()
+            if lines:
+                sys.stderr.write(lines)
