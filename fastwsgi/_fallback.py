@@ -539,8 +539,8 @@ class Channel:
 
     The short cut calls these methods of the subclass: ``turn()``, the socket may be ready; ``received(data)``,
     octets for the general path; ``begin_response(head, environ, body)``, a general response in mid-course, and
-    ``adopt(response, rest, error)``, go on with it, or with the exception that the application raised;
-    ``send_rest(data, persistent)``, ``close_after_answer()`` and ``close()``; and ``client()``, its address and port.
+    ``adopt(response, rest, error, unsent)``, go on with it; ``send_rest(data, rest, persistent)``,
+    ``close_failed(head, error)``, ``close_after_answer()`` and ``close()``; ``client()``, its address and port.
     """
 
     __slots__ = ("between_requests", "deadline", "fd", "lane")

@@ -250,9 +250,12 @@ cdef bytes format_answer(Stock known, Response response, bytes block):
         None if flags & HAS_DATE else date_now(),
         None if flags & HAS_SERVER else known.software,
     )
-    cdef bytes answer = assemble(
-        preamble, response.headers, PyBytes_GET_SIZE(block) if adds_length else -1, None, block
-    )
+    cdef unsigned char added[ADDED]
+    cdef unsigned char* end = added + ADDED
+    cdef unsigned char* start = put_back(end, b"\r\n", 2)
+    if adds_length:
+        start = put_length_back(start, PyBytes_GET_SIZE(block))
+    cdef bytes answer = assemble(preamble, response.headers, start, end - start, block)
     if adds_length and answer is not None:
         response.content_length = PyBytes_GET_SIZE(block)
     return answer
@@ -285,26 +288,18 @@ cdef int field_flags(list headers) noexcept:
     return flags
 
 
-cdef bytes assemble(bytes preamble, list headers, Py_ssize_t length, object connection, bytes block):
+# Room for the fields that a server adds, and the empty line.
+cdef enum:
+    ADDED = 128
+
+
+cdef bytes assemble(bytes preamble, list headers, Octets added, Py_ssize_t added_size, bytes block):
     """The head of an answer, and its block if that isn't large; None if the fields aren't fit to be sent.
 
-    length: for Content-Length, if that is not negative; connection: for Connection, if that isn't None.
+    added: further field lines, and the empty line. Nothing here runs other code: an application holds the list.
     """
-    cdef Py_ssize_t i, size
-    cdef uint64_t controls = 0  # a tab at most: clean_pair() has looked
-    # From here on nothing may run other code: an application still holds the list.
-    cdef unsigned char added[100]
-    cdef unsigned char* end = added + sizeof(added)
-    cdef unsigned char* start = put_back(end, b"\r\n", 2)
-    if connection is not None:
-        start = put_back(start, b"\r\n", 2)
-        start = put_back(start, octets(connection), PyUnicode_GET_LENGTH(connection))
-        start = put_back(start, b"Connection: ", 12)
-    if length >= 0:
-        start = put_number_back(put_back(start, b"\r\n", 2), length)
-        start = put_back(start, b"Content-Length: ", 16)
-
-    size = PyBytes_GET_SIZE(preamble) + (end - start)
+    cdef Py_ssize_t i, size = PyBytes_GET_SIZE(preamble) + added_size
+    cdef uint64_t controls = 0  # a tab at most: clean_pair() looks
     for i in range(PyList_GET_SIZE(headers)):
         if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
             return None
@@ -315,10 +310,15 @@ cdef bytes assemble(bytes preamble, list headers, Py_ssize_t length, object conn
     at = put(at, PyBytes_AS_STRING(preamble), PyBytes_GET_SIZE(preamble))
     for i in range(PyList_GET_SIZE(headers)):
         at = put_pair(at, <object>PyList_GET_ITEM(headers, i), &controls)
-    at = put(at, start, end - start)
+    at = put(at, added, added_size)
     if PyBytes_GET_SIZE(block) <= LARGE_BLOCK:
         put(at, PyBytes_AS_STRING(block), PyBytes_GET_SIZE(block))
     return answer
+
+
+cdef inline unsigned char* put_length_back(unsigned char* at, Py_ssize_t size) noexcept:
+    """Write a Content-Length line that ends here."""
+    return put_back(put_number_back(put_back(at, b"\r\n", 2), size), b"Content-Length: ", 16)
 
 
 @cython.cdivision(True)

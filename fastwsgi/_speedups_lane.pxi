@@ -51,7 +51,9 @@ cdef extern from *:
 cdef enum:
     ROOM = 16384
     LONGEST_MEMO = 4096
-    LOG_ROOM = 16384
+    LOG_ROOM = 32768  # more than the room for a request, and a bit
+    LONGEST_ADDRESS = 256
+    BLOCKS_A_TURN = 256
 
 cdef enum Option:
     NO_OPTION
@@ -72,6 +74,7 @@ cdef class FastLane:
     cdef bint log
     cdef object log_time
     cdef object front
+    cdef object file_wrapper
     cdef object get_app  # None: front.application
     cdef Py_ssize_t max_line, max_section, max_fields, max_body
     cdef double keep_alive
@@ -106,6 +109,7 @@ cdef class FastLane:
         self.max_body = min(settings.body, settings.body_in_memory)
         self.keep_alive = settings.keep_alive
         self.template = template
+        self.file_wrapper = template.get("wsgi.file_wrapper") or ()
         self.hidden = hidden
         self.log = bool(log)
         self.log_time = log_time
@@ -136,6 +140,7 @@ cdef class Channel:
     cdef dict memo_environ
     cdef Option memo_option
     cdef Py_ssize_t memo_length
+    cdef dict memo_template  # as it was then
     cdef tuple remote  # the client's address and port, as an environ has them
 
     def __init__(self, int fd, FastLane lane):
@@ -170,6 +175,7 @@ cdef class Channel:
     def forget(self):
         self.memo = None
         self.memo_environ = None
+        self.memo_template = None
 
 
 @cython.final
@@ -178,16 +184,36 @@ cdef class LaneResponse(Response):
     """The state of one response of the lane, until it is handed over to a general one."""
 
     cdef Channel channel
-    cdef Octets head  # valid until serve() returns; finished says that it has
+    # What was received: the head, and what is behind the request. Valid until serve() returns, and is finished.
+    cdef Octets head
     cdef Py_ssize_t head_size
+    cdef Octets rest
+    cdef Py_ssize_t rest_size
+    cdef bint rest_taken
     cdef dict environ
     cdef object body
     cdef bint finished
+    # Of a streamed one, once its head is sent.
+    cdef object blocks
+    cdef bint chunked
+    cdef Py_ssize_t room  # what the Content-Length leaves, -1 for none
+
+    cdef bytes take_rest(self):
+        """What was received behind the request, for the general path to go on with."""
+        self.rest_taken = True
+        return PyBytes_FromStringAndSize(<const char*>self.rest, self.rest_size)
+
+    cdef object hand_over(self):
+        cdef bint is_first = not self.handed_over
+        handler = Response.hand_over(self)
+        if is_first and self.head_sent:
+            handler.head_was_sent(self.chunked, None if self.room < 0 else self.room)
+        return handler
 
     cdef object take_handler(self):
-        if self.finished:
-            raise AssertionError("the response is complete")
         if self.handler is None:
+            if self.finished:
+                raise AssertionError("the response is complete")
             head = PyBytes_FromStringAndSize(<const char*>self.head, self.head_size)
             self.handler = self.channel.begin_response(head, self.environ, self.body)
         return self.handler
@@ -196,7 +222,7 @@ cdef class LaneResponse(Response):
 cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     """Answer the request that the data begin with; return how much of them it was, 0 if it isn't for us.
 
-    If the general path has taken over, it has the rest of the data, too, and the channel isn't between requests.
+    If the general path has taken over, it was all: that path has the rest of the data, too.
     """
     cdef FastLane lane = channel.lane
     cdef Py_ssize_t end = head_end(data, size, 0)
@@ -210,14 +236,14 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     line_size = <Octets>memchr(data, 10, end) - data + 1
     if end - line_size > lane.max_section:
         return 0
-    if lane.version != lane.response_class.tp_version_tag:
+    if is_outdated(lane):
         lane.server.refresh_lane()  # somebody has set an attribute of a handler class
         if not lane.enabled:
             return 0
-        channel.forget()
 
     if (
         channel.memo is not None
+        and channel.memo_template is lane.template
         and PyBytes_GET_SIZE(channel.memo) == end - line_size
         and memcmp(PyBytes_AS_STRING(channel.memo), data + line_size, end - line_size) == 0
     ):
@@ -245,6 +271,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         if end - line_size <= LONGEST_MEMO:
             channel.memo = PyBytes_FromStringAndSize(<const char*>data + line_size, end - line_size)
             channel.memo_environ = environ.copy()
+            channel.memo_template = lane.template
             channel.memo_option, channel.memo_length = option, length
 
     body = BytesIO(PyBytes_FromStringAndSize(<const char*>data + end, length)) if length else BytesIO()
@@ -254,23 +281,29 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     response.channel = channel
     response.head = data
     response.head_size = end
+    response.rest = data + end + length
+    response.rest_size = size - end - length
     response.environ = environ
     response.body = body
+    response.room = -1
     application = lane.front.application if lane.get_app is None else lane.get_app()
     try:
         response.result = application(environ, response.start_response)
     except BaseException as error:
         handler = response.hand_over()
-        channel.adopt(handler, PyBytes_FromStringAndSize(<const char*>data + end + length, size - end - length), error)
+        channel.adopt(handler, response.take_rest(), error)
     else:
         if not answer(lane, response, head, option):
-            handler = response.hand_over()
-            handler.result = response.result
-            channel.adopt(handler, PyBytes_FromStringAndSize(<const char*>data + end + length, size - end - length))
+            stream(lane, response, head, option)
     finally:
         response.finished = True
         response.environ = None
-    return end + length
+    return size if response.rest_taken else end + length
+
+
+cdef inline bint is_outdated(FastLane lane) noexcept:
+    """Whether an attribute of a handler class was set since the lane was taught."""
+    return lane.version != lane.response_class.tp_version_tag
 
 
 cdef inline bint usual_line(RequestHead head, Octets data, Py_ssize_t size, Py_ssize_t max_line) except -1:
@@ -370,15 +403,17 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     """Send a response that is whole and usual; False, and nothing done, for any other."""
     cdef Channel channel = response.channel
     cdef Py_ssize_t i, sent, size = 0
-    cdef bytes data, block, preamble
-    cdef double now
-    cdef Octets status
+    cdef bytes data, block
     cdef bint persistent
     cdef int flags
-    if response.handed_over or response.status is None or head.method == "HEAD":
-        return False
-    status = octets(response.status)
-    if status[0] == 49 or memcmp(status, b"204", 3) == 0 or memcmp(status, b"304", 3) == 0:
+    cdef double now
+    cdef unsigned char added[ADDED]
+    cdef unsigned char* end = added + ADDED
+    cdef unsigned char* start
+    if (
+        response.handed_over or response.status is None or is_outdated(lane)
+        or head.method == "HEAD" or not has_usual_body(response.status)
+    ):
         return False
     blocks = response.result
     if type(blocks) is list:
@@ -398,31 +433,14 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     if size > LARGE_BLOCK:
         return False
 
-    persistent = option != CLOSE if octets(head.version)[7] == 49 else option == KEEP_ALIVE
+    persistent = is_persistent(head, option)
     flags = field_flags(response.headers)
-    if flags < 0 or flags & HAS_LENGTH and not says_length(response.headers, size):
+    if flags < 0 or flags & HAS_LENGTH and stated_length(response.headers) != size:
         return False
-    if persistent:
-        connection = None if octets(head.version)[7] == 49 else "keep-alive"
-    else:
-        connection = "close"
-    look_at_clock(lane)
-    if flags & (HAS_DATE | HAS_SERVER):
-        preamble = preamble_lines(
-            "1.1",
-            response.status,
-            None if flags & HAS_DATE else date_now(),
-            None if flags & HAS_SERVER else lane.software,
-        )
-    else:
-        if lane.last_status is not response.status:
-            lane.preamble = preamble_lines("1.1", response.status, date_now(), lane.software)
-            lane.last_status = response.status
-        preamble = lane.preamble
-    data = assemble(
-        preamble, response.headers,
-        -1 if flags & HAS_LENGTH else size, connection, block,
-    )
+    start = put_connection_back(end, head, persistent)
+    if not flags & HAS_LENGTH:
+        start = put_length_back(start, size)
+    data = assemble(preamble_of(lane, response, flags), response.headers, start, end - start, block)
     if data is None:
         return False
 
@@ -431,12 +449,11 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     if sent < 0:
         if not lane_not_now():
             channel.close()
-            channel.between_requests = False
             return True
         sent = 0
-    log_request(lane, response, head, size)
+    log_request(lane, response, size)
     if sent < PyBytes_GET_SIZE(data):
-        channel.send_rest(memoryview(data)[sent:], persistent)
+        channel.send_rest(memoryview(data)[sent:], response.take_rest(), persistent)
     elif not persistent:
         channel.close_after_answer()
     else:
@@ -445,43 +462,204 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     return True
 
 
-cdef bint says_length(list headers, Py_ssize_t size) except -1:
-    """Whether the one Content-Length among clean headers is this size."""
-    cdef Py_ssize_t i, number = -1
-    for name, value in headers:
-        if PyUnicode_GET_LENGTH(name) == 14 and same_name(octets(name), b"content-length", 14):
-            if number >= 0 or plain_number(octets(value), PyUnicode_GET_LENGTH(value)) != size:
-                return False
-            number = size
-    return True
+cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option option) except -1:
+    """Send an iterable's blocks as they come, as long as the client takes them; the general path does the rest."""
+    cdef Channel channel = response.channel
+    cdef Py_ssize_t sent
+    cdef int blocks = 0
+    cdef bytes piece
+    if not is_streamable(lane, response, head):
+        return go_on(response, None, b"")
+    try:
+        response.blocks = iter(response.result)
+        for block in response.blocks:
+            piece = next_piece(lane, response, head, option, block)
+            if piece is None:
+                return go_on(response, block, b"")
+            sent = lane_send(channel.fd, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)) if piece else 0
+            blocks += 1
+            if sent < PyBytes_GET_SIZE(piece) or blocks == BLOCKS_A_TURN:
+                # A client that is slow or gone, which the general path finds out, or others have waited long enough.
+                return go_on(response, None, piece[max(sent, 0):])
+        if response.handed_over or not response.head_sent or response.room > 0:
+            return go_on(response, None, b"")
+        if response.chunked:
+            sent = lane_send(channel.fd, b"0\r\n\r\n", 5)
+            if sent < 5:
+                response.chunked = False
+                return go_on(response, None, b"0\r\n\r\n"[max(sent, 0):])
+    except BaseException as error:
+        handler = response.hand_over()
+        handler.result = response.result
+        channel.adopt(handler, response.take_rest(), error)
+        return 0
+    response.handed_over = response.finished = True
+    log_request(lane, response, response.bytes_sent)
+    if hasattr(response.result, "close"):
+        try:
+            response.result.close()
+        except Exception as error:
+            channel.close_failed(PyBytes_FromStringAndSize(<const char*>response.head, response.head_size), error)
+    if not is_persistent(head, option):
+        channel.close_after_answer()
+    else:
+        channel.deadline = <double>monotonic() + lane.keep_alive
+    return 0
 
 
-cdef int look_at_clock(FastLane lane) except -1:
-    """Forget what was made in another second."""
+cdef bint is_streamable(FastLane lane, LaneResponse response, RequestHead head) except -1:
+    """Whether the result is to be sent block by block: no file, and nothing that knows how many blocks it has."""
+    if response.handed_over or head.method == "HEAD" or is_outdated(lane):
+        return False
+    return not (isinstance(response.result, lane.file_wrapper) or hasattr(response.result, "__len__"))
+
+
+cdef bytes next_piece(FastLane lane, LaneResponse response, RequestHead head, Option option, object block):
+    """What is to be sent for a block, the head before the first; b"" for an empty block, None if it isn't for us."""
+    cdef Py_ssize_t size, room
+    cdef int flags
+    cdef unsigned char added[ADDED]
+    cdef unsigned char* end = added + ADDED
+    cdef unsigned char* start
+    cdef bytes data
+    if response.handed_over or response.status is None or type(block) is not bytes:
+        return None
+    size = PyBytes_GET_SIZE(<bytes>block)
+    if not size:
+        return b""
+    if size > LARGE_BLOCK or response.room >= 0 and size > response.room:
+        return None
+    if response.head_sent:
+        data = b""
+    else:
+        flags = field_flags(response.headers)
+        room = stated_length(response.headers) if flags > 0 and flags & HAS_LENGTH else -1
+        if flags < 0 or not has_usual_body(response.status) or (
+            size > room if flags & HAS_LENGTH else octets(head.version)[7] != 49
+        ):
+            return None
+        start = put_connection_back(end, head, is_persistent(head, option))
+        if room < 0:
+            start = put_back(start, b"Transfer-Encoding: chunked\r\n", 28)
+        data = assemble(preamble_of(lane, response, flags), response.headers, start, end - start, b"")
+        if data is None:
+            return None
+        response.chunked = room < 0
+        response.room = room
+        response.head_sent = True
+    response.bytes_sent += size
+    if response.room >= 0:
+        response.room -= size
+    return joined(data, <bytes>block, response.chunked)
+
+
+cdef bytes joined(bytes head, bytes block, bint chunked):
+    """A head, if there is one, and a block, as a chunk if it has to be one (RFC 9112 section 7.1)."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(block), digits = 0
+    if not chunked:
+        return head + block if head else block
+    while size >> 4 * digits:
+        digits += 1
+    cdef bytes piece = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(head) + digits + size + 4)
+    cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(piece)
+    at = put(at, PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
+    while digits:
+        digits -= 1
+        at[0] = b"0123456789abcdef"[size >> 4 * digits & 15]
+        at += 1
+    at = put(at, b"\r\n", 2)
+    at = put(at, PyBytes_AS_STRING(block), size)
+    put(at, b"\r\n", 2)
+    return piece
+
+
+cdef int go_on(LaneResponse response, object block, bytes unsent) except -1:
+    """Have the general path take the blocks that there still are, after one that was taken and one not yet sent."""
+    handler = response.hand_over()
+    handler.go_on_with(response.result, response.blocks, block)
+    response.channel.adopt(handler, response.take_rest(), None, unsent)
+    return 0
+
+
+cdef inline bint has_usual_body(object status) noexcept:
+    """Whether the status lets an answer have a body (RFC 9110 section 6.4.1)."""
+    cdef Octets code = octets(status)
+    return code[0] != 49 and memcmp(code, b"204", 3) != 0 and memcmp(code, b"304", 3) != 0
+
+
+cdef inline bint is_persistent(RequestHead head, Option option) noexcept:
+    """RFC 9112 section 9.3."""
+    return option != CLOSE if octets(head.version)[7] == 49 else option == KEEP_ALIVE
+
+
+cdef inline unsigned char* put_connection_back(unsigned char* at, RequestHead head, bint persistent) noexcept:
+    """Write the empty line that ends here, and before it Connection if what it says isn't the version's default."""
+    at = put_back(at, b"\r\n", 2)
+    if not persistent:
+        return put_back(at, b"Connection: close\r\n", 19)
+    if octets(head.version)[7] == 48:
+        return put_back(at, b"Connection: keep-alive\r\n", 24)
+    return at
+
+
+cdef bytes preamble_of(FastLane lane, LaneResponse response, int flags):
+    """The status line, and Date and Server unless the application has set them."""
     cdef long long now = lane_second()
     if now < 0:
         now = <long long><double>time.time()
     if now != lane.second:
         lane.last_status = None
-        lane.log_date = lane.log_time().encode("latin-1")
+        lane.log_date = lane.log_time().encode("latin-1", "replace")
         lane.second = now
-    return 0
+    if flags & (HAS_DATE | HAS_SERVER):
+        return preamble_lines(
+            "1.1",
+            response.status,
+            None if flags & HAS_DATE else date_now(),
+            None if flags & HAS_SERVER else lane.software,
+        )
+    if lane.last_status is not response.status:
+        lane.preamble = preamble_lines("1.1", response.status, date_now(), lane.software)
+        lane.last_status = response.status
+    return lane.preamble
 
 
-cdef int log_request(FastLane lane, LaneResponse response, RequestHead head, Py_ssize_t size) except -1:
+cdef Py_ssize_t stated_length(list headers) noexcept:
+    """What the one Content-Length among clean headers says, if that is one plain number; else -1."""
+    cdef Py_ssize_t i, number = -1
+    cdef PyObject* name
+    cdef PyObject* value
+    for i in range(PyList_GET_SIZE(headers)):
+        name = PyTuple_GET_ITEM(<object>PyList_GET_ITEM(headers, i), 0)
+        if PyUnicode_GET_LENGTH(<object>name) == 14 and same_name(octets(<object>name), b"content-length", 14):
+            if number >= 0:
+                return -1
+            value = PyTuple_GET_ITEM(<object>PyList_GET_ITEM(headers, i), 1)
+            number = plain_number(octets(<object>value), PyUnicode_GET_LENGTH(<object>value))
+            if number < 0:
+                return -1
+    return number
+
+
+cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) except -1:
     """Log as WSGIRequestHandler.log_request() does, or have it do so."""
     cdef Py_ssize_t line_size = <Octets>memchr(response.head, 10, response.head_size) - response.head - 1
     cdef Py_ssize_t address_size, date_size = PyBytes_GET_SIZE(lane.log_date)
     cdef unsigned char* at
     cdef unsigned char* start
     cdef unsigned char number[24]
-    if lane.log or memchr(response.head, 92, line_size) != NULL:  # a backslash is escaped
+    address = response.channel.remote[0] or "-"
+    address_size = PyUnicode_GET_LENGTH(address)
+    if (
+        lane.log
+        or memchr(response.head, 92, line_size) != NULL  # a backslash is escaped
+        or not is_ascii(address)
+        or address_size + date_size > LONGEST_ADDRESS
+    ):
         head_data = PyBytes_FromStringAndSize(<const char*>response.head, response.head_size)
         lane.server.log_request(response.channel, head_data, response.status[:3], size)
         return 0
-    address = response.channel.remote[0] or "-"
-    address_size = PyUnicode_GET_LENGTH(address)
-    if line_size + address_size + date_size + 64 > LOG_ROOM - lane.log_size:
+    if LOG_ROOM - lane.log_size < line_size + LONGEST_ADDRESS + 64:
         lane.server.flush_log()
     at = lane.log_lines + lane.log_size
     at = put(at, octets(address), address_size)

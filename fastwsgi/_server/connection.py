@@ -390,30 +390,43 @@ class Connection(Channel):
         handler._take_head(parsed, check_head(parsed, settings))
         return handler
 
-    def adopt(self, response: Response, rest: bytes, error: BaseException | None = None) -> None:
-        """Go on with a response, its application's exception being handled if there is one."""
+    def adopt(
+        self, response: Response, rest: bytes, error: BaseException | None = None, unsent: bytes = b""
+    ) -> None:
+        """Go on with a response: with an exception of its application that is being handled, or its next blocks.
+
+        rest: what was received after the request; unsent: what the socket hasn't taken yet.
+        """
         self.buffer = bytearray(rest)
         try:
+            if unsent:
+                self.send(unsent)
             if error is not None:
                 response.fail(error)
-            else:
+            elif not self.is_full():
                 response.advance()
             self._see_what_is_left()
             self._proceed()
         except ClientGoneError:
             self.close()
 
-    def send_rest(self, data: memoryview, persistent: bool) -> None:
-        """Send what the socket hasn't taken of an answer."""
+    def send_rest(self, data: memoryview, rest: bytes, persistent: bool) -> None:
+        """Send what the socket hasn't taken of an answer; rest: what was received after the request."""
         self.state = ANSWER
         self.between_requests = False
+        self.buffer = bytearray(rest)
         self.response = _Sent(persistent)  # type: ignore[assignment]
         self._waiting().put(data)
         self._see_what_is_left()
 
+    def close_failed(self, head: bytes, error: Exception) -> None:
+        """Log what an iterable's close() has raised, after all was sent."""
+        self.server.flush_log()
+        response = self.server.make_response(self, self.parsed_handler(head), {}, None)
+        response.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
+
     def close_after_answer(self) -> None:
         """Close as a client wants it that has its answer."""
-        self.between_requests = False
         self.close()
 
     # ---- the end -------------------------------------------------------------------------------------

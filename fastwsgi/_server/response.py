@@ -8,6 +8,7 @@ iterable until there are no more, or until enough waits for a client that reads 
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import stat
@@ -122,6 +123,15 @@ class Response(SimpleHandler):
                 self._finish()
         except BaseException as error:
             self.fail(error)
+
+    def head_was_sent(self, chunked: bool, room: int | None) -> None:
+        """The fast lane has sent the head, and so much of the body as bytes_sent says."""
+        self._in_body, self._chunked, self._room = True, chunked, room
+
+    def go_on_with(self, result: Any, blocks: Iterator[bytes] | None, block: bytes | None) -> None:
+        """The fast lane has the application's result, and taken blocks of it; the last of them wasn't used."""
+        self.result = result
+        self._blocks = blocks if block is None or blocks is None else itertools.chain((block,), blocks)
 
     def _take_blocks(self, blocks: Iterator[bytes]) -> bool:
         """Whether all blocks were taken."""
@@ -250,6 +260,9 @@ class Response(SimpleHandler):
             headers["Connection"] = "close"
         elif not self.modern:
             headers["Connection"] = "keep-alive"
+
+    def client_is_modern(self) -> bool:
+        return True  # who speaks HTTP/0.9 isn't served; and an application may have emptied the environ
 
     def set_content_length(self) -> None:
         if self._file is not None:
