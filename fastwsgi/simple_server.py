@@ -163,15 +163,19 @@ class WSGIServer(HTTPServer):
 
     def shutdown(self) -> None:
         """Make ``serve_forever()`` in another thread return, and wait until it has."""
+        # Not by super().shutdown(): woken up, the other thread may have returned before that says so a second time.
         self._BaseServer__shutdown_request = True
         inside = self._inside
         if inside is not None:
             inside.wake()
-        super().shutdown()
+        self._BaseServer__is_shut_down.wait()  # type: ignore[attr-defined]
 
     def server_close(self) -> None:
         """Close the listening socket, and every connection."""
-        self._close_inside()
+        if self._inside is not None and self._inside.is_serving:
+            self._inside.stop()  # serve_forever() closes what it uses
+        else:
+            self._close_inside()
         super().server_close()
 
     def _close_inside(self) -> None:

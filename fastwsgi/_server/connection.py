@@ -464,6 +464,8 @@ class Connection(Channel):
         """Close now. An application that is still answering is told by its iterable's close()."""
         if self.state == CLOSED:
             return
+        if self.state in (BODY, ANSWER) or self.buffer:
+            self.server.requests += 1  # whatever became of it
         self.state = CLOSED
         self.between_requests = False
         self._drop_body()

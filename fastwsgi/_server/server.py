@@ -6,8 +6,10 @@ One thread does all of it. Who listens, which classes are asked and which hooks 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -78,6 +80,8 @@ class EventServer:
         self._listener_fd = self._listener.fileno()
         self._accepting = False
         self._is_finished = False
+        #: Whether serve() runs, or has run.
+        self.is_serving = False
         shortest = min(settings.head_timeout, settings.keep_alive, settings.progress_timeout, settings.linger)
         self._tick = min(_TICK, shortest / 4)
         self._next_sweep = 0.0
@@ -88,7 +92,12 @@ class EventServer:
             self._wake_up.close()
             raise
         self.poller.watch(self._wake_up.fd, READ)
-        self._listener.setblocking(False)
+        if self.listener_timeout is None and hasattr(os, "set_blocking") and os.name != "nt":
+            # For good: other processes may be listening on the socket, and none must wait in accept(). To Python it
+            # stays a socket without a timeout.
+            os.set_blocking(self._listener_fd, False)
+        else:
+            self._listener.setblocking(False)
         self._resume_accepting()
         if settings.fast_lane and self.transport is PLAIN and not has_environ_hooks:
             self.lane = FastLane(self)
@@ -99,20 +108,22 @@ class EventServer:
     def serve(self, must_stop: Callable[[], bool], poll_interval: float | None) -> None:
         """Serve until must_stop() says so; it is asked at every event and every poll_interval seconds."""
         service_actions = self.front.service_actions
-        while not must_stop():
+        self.is_serving = True
+        while not (self._is_finished or must_stop()):
             self._turn(poll_interval)
             service_actions()
 
     def serve_one(self, timeout: float | None) -> bool:
-        """Serve until one request was answered, or for some seconds; whether one was."""
+        """Serve until one request was answered, or whatever became of it, or for some seconds; whether one was."""
         self.is_closing = True
         if self.lane is not None:
             self.lane.enabled = False
         end = None if timeout is None else monotonic() + timeout
         before = self.requests
+        self._turn(timeout, one=True)
         while self.requests == before:
             left = None if end is None else end - monotonic()
-            if left is not None and left < 0:
+            if left is not None and left <= 0:
                 return False
             self._turn(left, one=True)
         # Clients that only connected are let go: nobody may come back to them.
@@ -151,6 +162,11 @@ class EventServer:
         """End the wait for events, from any thread."""
         self._wake_up.wake()
 
+    def stop(self) -> None:
+        """Have serve() return, from any thread; what runs it closes everything then."""
+        self._is_finished = True
+        self._wake_up.wake()
+
     def finish(self) -> None:
         """Accept nothing more, answer what has been received, and give clients a moment to read it."""
         self._is_finished = True
@@ -177,7 +193,7 @@ class EventServer:
         self._pause_accepting()
         self.poller.close()
         self._wake_up.close()
-        if self._listener.fileno() >= 0:
+        if self._listener.fileno() >= 0 and self._listener.gettimeout() != self.listener_timeout:
             self._listener.settimeout(self.listener_timeout)
 
     def _fail(self, connection: Connection) -> None:
@@ -185,6 +201,7 @@ class EventServer:
         try:
             self.front.handle_error(connection.sock, connection.address)
         finally:
+            self.requests += 1
             connection.close()
 
     def _sweep(self, now: float) -> None:
@@ -219,7 +236,7 @@ class EventServer:
             except ConnectionError:
                 continue
             except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS:
+                if error.errno not in _NO_DESCRIPTORS and self._listener.fileno() >= 0:
                     raise
                 # Until a connection is closed, or the next tick: level-triggered, it would be reported again.
                 self._pause_accepting()
@@ -227,32 +244,44 @@ class EventServer:
             self._welcome(sock, address)
 
     def _welcome(self, sock: socket.socket, address: Any) -> None:
-        connection = None
         try:
-            if not self.front.verify_request(sock, address):
-                self.front.shutdown_request(sock)
-                return
-            sock.setblocking(False)
-            if sock.family != getattr(socket, "AF_UNIX", None):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.transport is TLS:
-                sock = self._listener.context.wrap_socket(  # type: ignore[attr-defined]
-                    sock, server_side=True, do_handshake_on_connect=False,
-                    suppress_ragged_eofs=self._listener.suppress_ragged_eofs,  # type: ignore[attr-defined]
-                )  # fmt: skip
-            connection = Connection(self, sock, address)
-            self.connections[connection.fd] = connection
+            sock = self._prepared(sock)
+        except OSError:
+            sock.close()  # gone already
+            return
+        try:
+            accepted = self.front.verify_request(sock, address)
+        except Exception:
+            self.front.handle_error(sock, address)
+            accepted = False
+        if not accepted:
+            self.requests += 1
+            self.front.shutdown_request(sock)
+            return
+        connection = Connection(self, sock, address)
+        self.connections[connection.fd] = connection
+        try:
             # The request is often there already, and then the poller needn't know.
             connection.on_event()
             if not connection.watched and connection.fd in self.connections:
                 connection.watch(READ)
-        except Exception as error:
-            if connection is not None:
-                self._fail(connection)
-            else:
-                if not isinstance(error, OSError):
-                    self.front.handle_error(sock, address)
-                sock.close()
+        except Exception:
+            self._fail(connection)
+
+    def _prepared(self, sock: socket.socket) -> socket.socket:
+        """A client's socket, or the TLS socket around it, that doesn't block."""
+        sock.setblocking(False)
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.transport is not TLS:
+            return sock
+        listener: Any = self._listener
+        return listener.context.wrap_socket(  # type: ignore[no-any-return]
+            sock,
+            server_side=True,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=listener.suppress_ragged_eofs,
+        )
 
     def forget(self, connection: Connection) -> None:
         """A connection is about to close its socket."""
@@ -266,7 +295,8 @@ class EventServer:
     def _pause_accepting(self) -> None:
         if self._accepting:
             self._accepting = False
-            self.poller.forget(self._listener_fd)
+            with contextlib.suppress(OSError, KeyError, ValueError):  # which it is if somebody has closed it
+                self.poller.forget(self._listener_fd)
 
     def _resume_accepting(self) -> None:
         if not self._is_finished and len(self.connections) < self.settings.connections:
