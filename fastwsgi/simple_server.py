@@ -155,6 +155,8 @@ class WSGIServer(HTTPServer):
         if explain(self).path == "classic":
             super().handle_request()
             return
+        if self._inside is not None and not self._inside.is_for(self.socket, self.RequestHandlerClass, self.settings):
+            self._close_inside()
         if self._inside is None:
             self._inside = _event_server(self)
         timeouts = [each for each in (self._inside.listener_timeout, self.timeout) if each is not None]
@@ -334,7 +336,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             if not section and self._is_on_socket():
                 raise BadRequest(400, "Incomplete header section")
             head = parse_head(self.raw_requestline + section, SETTINGS.request_line, SETTINGS.fields, tolerant=True)
-            framing = check_head(head, SETTINGS)
+            framing = check_head(head, SETTINGS, needs_host=self._is_on_socket())
         except BadRequest as error:
             self.send_error(error.status, explain=error.reason)
             return False

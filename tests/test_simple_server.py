@@ -491,6 +491,14 @@ def test_a_socket_that_only_makes_files_and_sends(make: Any) -> None:
     assert b"".join(fake.sent).endswith(b"Hello, world!")
 
 
+def test_a_request_made_by_hand_needs_no_host(make: Any) -> None:
+    """As programs test their handlers; a client's request needs one (RFC 9112 section 3.2)."""
+    fake = FakeSocket(b"GET / HTTP/1.1\r\n\r\n")
+    with make() as server:
+        server.RequestHandlerClass(fake, ("127.0.0.1", 1), server)
+    assert b"".join(fake.sent).endswith(b"Hello, world!")
+
+
 @pytest.mark.differs("one-write")
 def test_an_answer_is_sent_in_one_piece(make: Any) -> None:
     fake = FakeSocket(b"GET / HTTP/1.0\r\n\r\n")

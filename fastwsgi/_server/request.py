@@ -36,10 +36,13 @@ _LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 _CODINGS = re.compile(rf"[{TCHAR}]+(?:[ \t]*;[^,]*)?(?:[ \t]*,[ \t]*[{TCHAR}]+(?:[ \t]*;[^,]*)?)*")
 
 
-def check_head(head: RequestHead, settings: Settings) -> Framing:
-    """Return the framing of a parsed head, or raise BadRequest with the status to answer."""
+def check_head(head: RequestHead, settings: Settings, needs_host: bool = True) -> Framing:
+    """Return the framing of a parsed head, or raise BadRequest with the status to answer.
+
+    needs_host: False for a head that was made by hand, to which nobody else can have given another meaning.
+    """
     modern = head.version != "HTTP/1.0"
-    _check_host(head.get_all("Host"), modern)
+    _check_host(head.get_all("Host"), modern and needs_host)
     length = _body_length(head, modern)
     if length is not None and length > settings.body:
         raise BadRequest(413, "Body too large")
@@ -55,13 +58,13 @@ def is_persistent(head: RequestHead) -> bool:
     return "close" not in options and (head.version != "HTTP/1.0" or "keep-alive" in options)
 
 
-def _check_host(hosts: list[str], modern: bool) -> None:
+def _check_host(hosts: list[str], needed: bool) -> None:
     """RFC 9112 section 3.2: one Host in HTTP/1.1, never two, and in its form if it isn't empty."""
     if len(hosts) > 1:
         raise BadRequest(400, "More than one Host")
     if hosts and hosts[0] and AUTHORITY.fullmatch(hosts[0]) is None:
         raise BadRequest(400, "Bad Host")
-    if modern and not hosts:
+    if needed and not hosts:
         raise BadRequest(400, "No Host")
 
 

@@ -103,6 +103,15 @@ class EventServer:
             self.lane = FastLane(self)
             self.refresh_lane()
 
+    def is_for(self, listener: socket.socket, handler_class: object, settings: Settings) -> bool:
+        """Whether this is what it would be if it were made now."""
+        return (
+            self._listener is listener
+            and self.handler_class is handler_class
+            and self.settings is settings
+            and (self.transport is TLS) == is_tls(listener)
+        )
+
     # ---- running -------------------------------------------------------------------------------------
 
     def serve(self, must_stop: Callable[[], bool], poll_interval: float | None) -> None:
@@ -252,7 +261,11 @@ class EventServer:
         try:
             accepted = self.front.verify_request(sock, address)
         except Exception:
-            self.front.handle_error(sock, address)
+            try:
+                self.front.handle_error(sock, address)
+            except BaseException:
+                sock.close()
+                raise
             accepted = False
         if not accepted:
             self.requests += 1
