@@ -244,10 +244,11 @@ class Connection(Channel):
         assert self.buffer is not None
         if not self.body.take(self.buffer):
             return False
-        content, self.body = self.body.content, None
+        content = self.body.content
         self.state = ANSWER
         environ = self.handler._whole_environ(content.size)
         self.response = self.server.make_response(self, self.handler, environ, content.rewound())
+        self.body = None  # the response's, from here on
         self.response.run(self.server.get_app())
         self._see_what_is_left()
         return True
@@ -326,7 +327,7 @@ class Connection(Channel):
         if self.broken:
             self.close()
         elif self.output or (response is not None and not response.finished):
-            if self.watched != WRITE:
+            if self.watched != WRITE or not self.output:
                 self.deadline = monotonic() + self.server.settings.progress_timeout
                 self.watch(WRITE)
         else:
@@ -458,21 +459,28 @@ class Connection(Channel):
         """Close so that the client can't take what it got for the whole."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.broken = True
         self.close()
 
     def close(self) -> None:
         """Close now. An application that is still answering is told by its iterable's close()."""
-        if self.state == CLOSED:
+        state, response, output = self.state, self.response, self.output
+        if state == CLOSED:
             return
-        if self.state in (BODY, ANSWER) or self.buffer:
+        if output or (response is not None and not response.finished):
+            if not self.broken:
+                self.reset()
+                return
+        elif state != HANDSHAKE and not self.broken and self.server.transport is not PLAIN:
+            self.server.transport.end_of_output(self.sock)  # RFC 9112 section 9.8: a closure alert first
+        if state in (BODY, ANSWER) or self.buffer:
             self.server.requests += 1  # whatever became of it
         self.state = CLOSED
         self.between_requests = False
         self._drop_body()
-        response, self.response, self.handler = self.response, None, None
-        if self.output is not None:
-            self.output.clear()
-            self.output = None
+        self.response = self.handler = self.output = None
+        if output is not None:
+            output.clear()
         try:
             if response is not None and not response.finished:
                 response.abandon()
