@@ -227,6 +227,10 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     def headers(self) -> None:
         self._message = self._head = None
 
+    @property
+    def _settings(self) -> Settings:
+        return getattr(getattr(self, "server", None), "settings", SETTINGS)
+
     def address_string(self) -> str:
         """The client's address for the log, "-" where it has none (a unix socket)."""
         return self._client()[0] or "-"
@@ -286,7 +290,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         """The stream for ``wsgi.input``: it ends where the request does."""
         length = self._framing.length
         if length is None:
-            body, length = read_chunked(self.rfile, SETTINGS)
+            body, length = read_chunked(self.rfile, self._settings)
             _set_chunked_length(environ, length)
             return body
         if length:
@@ -315,8 +319,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _read_request_line(self) -> bytes:
         """The first line, or the second if that is empty (RFC 9112 section 2.2)."""
-        line = self.rfile.readline(SETTINGS.request_line + 3)
-        return line if line not in (b"\r\n", b"\n") else self.rfile.readline(SETTINGS.request_line + 3)
+        line = self.rfile.readline(self._settings.request_line + 3)
+        return line if line not in (b"\r\n", b"\n") else self.rfile.readline(self._settings.request_line + 3)
 
     def parse_request(self) -> bool:
         """Parse the request whose first line is ``raw_requestline``; read the rest of its head.
@@ -330,13 +334,14 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         try:
             # On its own first: the answer to a bad line mustn't wait for the lines after it.
             self.command, _, self.request_version = parse_request_line(
-                self.raw_requestline, SETTINGS.request_line, tolerant=True
+                self.raw_requestline, self._settings.request_line, tolerant=True
             )
-            section = read_field_section(self.rfile, SETTINGS.field_section)
+            section = read_field_section(self.rfile, self._settings.field_section)
             if not section and self._is_on_socket():
                 raise BadRequest(400, "Incomplete header section")
-            head = parse_head(self.raw_requestline + section, SETTINGS.request_line, SETTINGS.fields, tolerant=True)
-            framing = check_head(head, SETTINGS, needs_host=self._is_on_socket())
+            settings = self._settings
+            head = parse_head(self.raw_requestline + section, settings.request_line, settings.fields, tolerant=True)
+            framing = check_head(head, self._settings, needs_host=self._is_on_socket())
         except BadRequest as error:
             self.send_error(error.status, explain=error.reason)
             return False
