@@ -372,18 +372,22 @@ class RequestHead:
     Text is Latin-1, one character an octet, as PEP 3333 wants it ("Unicode Issues").
     """
 
-    __slots__ = ("fields", "method", "target", "version")
+    __slots__ = ("_values", "fields", "method", "target", "version")
 
     def __init__(self, method: str, target: str, version: str, fields: list[tuple[str, str]]) -> None:
         self.method = method
         self.target = target
         self.version = version
         self.fields = fields
+        self._values: dict[str, list[str]] = {}
 
     def get_all(self, name: str) -> list[str]:
         """All values of a field, in the order received."""
-        lowered = name.lower()
-        return [value for field_name, value in self.fields if field_name.lower() == lowered]
+        values = self._values
+        if not values:  # at the first look-up, since there are several: by name, in lower case
+            for field_name, value in self.fields:
+                values.setdefault(field_name.lower(), []).append(value)
+        return values.get(name.lower(), [])
 
 
 def parse_request_line(data: bytes, max_line: int = 8190, tolerant: bool = False) -> tuple[str, str, str]:

@@ -77,7 +77,7 @@ cdef class RequestHead:
         cdef Octets data
         cdef Field* field
         if self.data is None or not is_ascii(name):
-            return _fallback.RequestHead.get_all(self, name)
+            return _fallback.RequestHead(self.method, self.target, self.version, self.fields).get_all(name)
         size = PyUnicode_GET_LENGTH(name)
         data = <Octets>PyBytes_AS_STRING(self.data)
         values = []

@@ -15,6 +15,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -58,6 +59,7 @@ software_version = f"{server_version} {sys_version}"
 SETTINGS = Settings()
 
 _log = logging.getLogger(__name__)
+_log_date: tuple[int, str] = (-1, "")
 
 _ForkingMixIn: Any = getattr(socketserver, "ForkingMixIn", ())  # POSIX only
 
@@ -234,6 +236,18 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         """The client's address for the log, "-" where it has none (a unix socket)."""
         return self._client()[0] or "-"
+
+    def log_date_time_string(self) -> str:
+        """The local time, as the log has it; made once a second."""
+        if self.monthname is not BaseHTTPRequestHandler.monthname:
+            return super().log_date_time_string()
+        global _log_date  # noqa: PLW0603 - one tuple, replaced whole, so a thread sees the old or the new one
+        now = int(time.time())
+        second, text = _log_date
+        if second != now:
+            text = super().log_date_time_string()
+            _log_date = now, text
+        return text
 
     def _client(self) -> tuple[str, str]:
         address: Any = self.client_address
