@@ -152,7 +152,7 @@ cdef class Channel:
     def on_event(self):
         cdef unsigned char room[ROOM]
         cdef Py_ssize_t size, used, start = 0
-        if not (self.between_requests and self.lane.enabled):
+        if self.lane is None or not (self.between_requests and self.lane.enabled):
             self.turn()
             return
         size = lane_receive(self.fd, room, ROOM)

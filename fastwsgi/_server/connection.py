@@ -356,7 +356,7 @@ class Connection(Channel):
         else:
             self.buffer = None
             self.deadline = monotonic() + settings.keep_alive
-            self.between_requests = self.server.transport is PLAIN
+            self.between_requests = self.lane is not None
 
     # ---- what the fast lane hands over ---------------------------------------------------------------
 
