@@ -51,6 +51,7 @@ cdef extern from *:
 cdef enum:
     ROOM = 16384
     LONGEST_MEMO = 4096
+    MEMOS = 1024
     LOG_ROOM = 32768  # more than the room for a request, and a bit
     LONGEST_ADDRESS = 256
     BLOCKS_A_TURN = 256
@@ -59,6 +60,19 @@ cdef enum Option:
     NO_OPTION
     CLOSE
     KEEP_ALIVE
+
+
+@cython.final
+@cython.internal
+cdef class Memo:
+    """The last field section of a connection, what it says, and an environ made of it: clients repeat themselves."""
+
+    cdef unsigned long long owner  # the serial number of the connection, whose address is in the environ
+    cdef bytes section
+    cdef dict environ
+    cdef dict template  # as it was then
+    cdef Option option
+    cdef Py_ssize_t length
 
 
 cdef class FastLane:
@@ -83,6 +97,9 @@ cdef class FastLane:
     cdef str last_status
     cdef bytes preamble
     cdef bytes log_date
+    # By file descriptor: so many connections have one at a time, and ten thousand idle ones cost no more.
+    cdef list memos
+    cdef unsigned long long serial
     # Log lines in Latin-1, written once a turn.
     cdef unsigned char* log_lines
     cdef Py_ssize_t log_size
@@ -90,6 +107,7 @@ cdef class FastLane:
     def __init__(self, server):
         self.server = server
         self.enabled = False
+        self.memos = [None] * MEMOS
 
     def __dealloc__(self):
         PyMem_Free(self.log_lines)
@@ -135,12 +153,7 @@ cdef class Channel:
     cdef readonly FastLane lane
     cdef public bint between_requests
     cdef public double deadline
-    # The last field section, what it says, and an environ made of it: a client sends the same again and again.
-    cdef bytes memo
-    cdef dict memo_environ
-    cdef Option memo_option
-    cdef Py_ssize_t memo_length
-    cdef dict memo_template  # as it was then
+    cdef unsigned long long serial
     cdef tuple remote  # the client's address and port, as an environ has them
 
     def __init__(self, int fd, FastLane lane):
@@ -148,6 +161,9 @@ cdef class Channel:
         self.lane = lane
         self.between_requests = lane is not None
         self.deadline = 0
+        if lane is not None:
+            lane.serial += 1
+            self.serial = lane.serial
 
     def on_event(self):
         cdef unsigned char room[ROOM]
@@ -173,9 +189,12 @@ cdef class Channel:
         raise NotImplementedError
 
     def forget(self):
-        self.memo = None
-        self.memo_environ = None
-        self.memo_template = None
+        cdef Memo memo
+        self.remote = None
+        if self.lane is not None:
+            memo = self.lane.memos[self.fd % MEMOS]
+            if memo is not None and memo.owner == self.serial:
+                self.lane.memos[self.fd % MEMOS] = None
 
 
 @cython.final
@@ -231,6 +250,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     cdef RequestHead head
     cdef dict environ
     cdef LaneResponse response
+    cdef Memo memo
     if end < 4:
         return 0
     line_size = <Octets>memchr(data, 10, end) - data + 1
@@ -241,19 +261,21 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         if not lane.enabled:
             return 0
 
+    memo = <Memo><object>PyList_GET_ITEM(lane.memos, channel.fd % MEMOS)
     if (
-        channel.memo is not None
-        and channel.memo_template is lane.template
-        and PyBytes_GET_SIZE(channel.memo) == end - line_size
-        and memcmp(PyBytes_AS_STRING(channel.memo), data + line_size, end - line_size) == 0
+        memo is not None
+        and memo.owner == channel.serial
+        and memo.template is lane.template
+        and PyBytes_GET_SIZE(memo.section) == end - line_size
+        and memcmp(PyBytes_AS_STRING(memo.section), data + line_size, end - line_size) == 0
     ):
         head = RequestHead.__new__(RequestHead)
         if not usual_line(head, data, line_size, lane.max_line):
             return 0
-        option, length = channel.memo_option, channel.memo_length
+        option, length = memo.option, memo.length
         if end + length > size:
             return 0
-        environ = channel.memo_environ.copy()
+        environ = memo.environ.copy()
         set_request(environ, head)
     else:
         head = usual_head(data, line_size, end, lane)
@@ -269,10 +291,13 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
             channel.remote = channel.client()
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = channel.remote
         if end - line_size <= LONGEST_MEMO:
-            channel.memo = PyBytes_FromStringAndSize(<const char*>data + line_size, end - line_size)
-            channel.memo_environ = environ.copy()
-            channel.memo_template = lane.template
-            channel.memo_option, channel.memo_length = option, length
+            memo = Memo.__new__(Memo)
+            memo.owner = channel.serial
+            memo.section = PyBytes_FromStringAndSize(<const char*>data + line_size, end - line_size)
+            memo.environ = environ.copy()
+            memo.template = lane.template
+            memo.option, memo.length = option, length
+            lane.memos[channel.fd % MEMOS] = memo
 
     body = BytesIO(PyBytes_FromStringAndSize(<const char*>data + end, length)) if length else BytesIO()
     environ["wsgi.input"] = body

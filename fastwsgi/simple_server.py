@@ -453,6 +453,7 @@ def make_server(
 
 # As they are now, so that what is changed later, in a subclass or here, is seen.
 _STOCK_SERVER = stock(WSGIServer, SERVER_HOOKS)
+_STOCK_LISTENING = stock(WSGIServer, ["request_queue_size", "server_activate"])
 _STOCK_APP = stock(WSGIServer, ["get_app"])
 _STOCK_HANDLER = stock(WSGIRequestHandler, HANDLER_HOOKS)
 _STOCK_ENVIRON = stock(WSGIRequestHandler, ENVIRON_HOOKS)
@@ -504,6 +505,7 @@ def _event_server(server: WSGIServer) -> EventServer:
         _Response,
         server.settings,
         http_version=http_version,
+        listens_again=not overridden(type(server), _STOCK_LISTENING, server),
         has_app_hook=bool(overridden(type(server), _STOCK_APP, server)),
         has_environ_hooks=bool(overridden(handler_class, _STOCK_ENVIRON)),
         has_log_hooks=bool(overridden(handler_class, _STOCK_LOG)) or _log_is_coloured(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import gzip
 import io
@@ -356,6 +357,22 @@ def test_a_file_to_an_old_client(start: Any, path: Path) -> None:
         assert client.reply()[1:] == (CONTENT, "length")
         assert client.rest() == b""
     assert application.closed == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sendfile"), reason="no sendfile() here")
+def test_a_file_that_must_be_read(start: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every file system can send from its files."""
+
+    def refuse(*args: Any) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        return environ["wsgi.file_wrapper"](path.open("rb"))
+
+    monkeypatch.setattr(os, "sendfile", refuse)
+    with Client(start(application).address) as client:
+        assert client.get().body == path.read_bytes()
 
 
 def test_a_file_behind_write(start: Any, path: Path) -> None:

@@ -439,8 +439,8 @@ def test_what_is_large_goes_through_in_32_mib(kind: str, exchange: Callable[[Cli
     ("kind", "room", "patience"),
     [
         ("general path", 2048, 0.0),
-        # It remembers each client's fields until that has been quiet for 5 s; some of that memory malloc keeps.
-        ("fast lane", 3072, 10.0),
+        # It remembers the fields of a thousand clients at most, and of none that has been quiet for 5 s.
+        ("fast lane", 2048, 10.0),
     ],
 )
 def test_what_an_idle_connection_takes(kind: str, room: int, patience: float) -> None:

@@ -293,6 +293,8 @@ class Connection(Channel):
     def _waiting(self) -> Output:
         if self.output is None:
             self.output = Output(self.server.settings.output)
+        if not self.output:
+            self.deadline = monotonic() + self.server.settings.progress_timeout
         return self.output
 
     def _flush(self) -> None:
@@ -327,9 +329,9 @@ class Connection(Channel):
         if self.broken:
             self.close()
         elif self.output or (response is not None and not response.finished):
-            if self.watched != WRITE or not self.output:
+            if not self.output:
                 self.deadline = monotonic() + self.server.settings.progress_timeout
-                self.watch(WRITE)
+            self.watch(WRITE)
         else:
             self._end_request(response)
 

@@ -21,13 +21,15 @@ class FileRange:
     ours: the file is closed when the octets are sent.
     """
 
-    __slots__ = ("count", "file", "offset", "ours")
+    __slots__ = ("count", "file", "must_be_read", "offset", "ours")
 
     def __init__(self, file: Any, offset: int, count: int, ours: bool = False) -> None:
         self.file = file
         self.offset = offset
         self.count = count
         self.ours = ours
+        #: Whether its file system can't send from it.
+        self.must_be_read = False
 
     def read(self, size: int) -> bytes:
         if hasattr(os, "pread"):
@@ -91,7 +93,7 @@ class Output:
             if isinstance(first, memoryview):
                 sent = transport.send(sock, first)
                 self._octets_sent(first, sent)
-            elif transport.send_file is None:
+            elif transport.send_file is None or first.must_be_read:
                 # Into memory, so that a second try offers the same octets.
                 block = first.read(min(first.count, _BLOCK))
                 self._range_sent(first, len(block))
@@ -103,6 +105,9 @@ class Output:
                 answer = transport.send_file(sock, first.file.fileno(), first.offset, count)
                 if answer is None:
                     break
+                if answer < 0:
+                    first.must_be_read = True
+                    continue
                 self._range_sent(first, sent := answer)
             if not sent:
                 break

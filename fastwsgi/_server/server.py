@@ -29,6 +29,8 @@ from .transport import PLAIN, TLS, is_tls
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
+# How many connections may wait to be accepted: socketserver's 5 are soon full, and then clients try again in a second.
+_BACKLOG = 1024
 # So many connections are accepted before those that are there have their turn.
 _ACCEPTED_AT_ONCE = 64
 # How often deadlines are looked at: a sweep costs less than a tenth of a microsecond for each connection.
@@ -42,7 +44,8 @@ class EventServer:
     """Serves the connections of one listening socket.
 
     front: the ``WSGIServer``, for its socket, hooks and application; handler_class: whose hooks see each request;
-    response_class: a subclass of Response; http_version: "1.1" or "1.0"; has_app_hook: whether front overrides
+    response_class: a subclass of Response; http_version: "1.1" or "1.0"; listens_again: whether the
+    socket's backlog is ours to choose; has_app_hook: whether front overrides
     how the application is got; has_environ_hooks, has_log_hooks: whether handler_class overrides what an environ or a
     log line is made of.
     """
@@ -55,6 +58,7 @@ class EventServer:
         settings: Settings,
         *,
         http_version: str = "1.1",
+        listens_again: bool = False,
         has_app_hook: bool = False,
         has_environ_hooks: bool = False,
         has_log_hooks: bool = False,
@@ -92,6 +96,8 @@ class EventServer:
             self._wake_up.close()
             raise
         self.poller.watch(self._wake_up.fd, READ)
+        if listens_again:
+            self._listener.listen(_BACKLOG)
         if self.listener_timeout is None and hasattr(os, "set_blocking") and os.name != "nt":
             # For good: other processes may be listening on the socket, and none must wait in accept(). To Python it
             # stays a socket without a timeout.

@@ -7,6 +7,7 @@ The ssl module is imported by who makes TLS sockets, never by us.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import sys
@@ -23,7 +24,7 @@ class Transport(NamedTuple):
     receive: Callable[[Any, int], bytes | None]
     #: (socket, data) -> how many octets were taken
     send: Callable[[Any, bytes | memoryview], int]
-    #: (socket, file descriptor, offset, count) -> how many octets were taken; None: files must be read
+    #: (socket, file descriptor, offset, count) -> how many octets were taken (see below); None: files must be read
     send_file: Callable[[Any, int, int, int], int | None] | None
     #: (socket) -> what to wait for before the next try, 0 when done
     handshake: Callable[[Any], int]
@@ -57,11 +58,15 @@ def _send(sock: socket.socket, data: bytes | memoryview) -> int:
 
 
 def _send_file(sock: socket.socket, fd: int, offset: int, count: int) -> int | None:
-    """None: not now; 0: the file has ended."""
+    """None: not now; 0: the file has ended; -1: not from this file."""
     try:
         return os.sendfile(sock.fileno(), fd, offset, count)
     except _NOT_NOW:
         return None
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            return -1
+        raise
 
 
 def _end_of_output(sock: socket.socket) -> None:
