@@ -314,7 +314,8 @@ class Pair:
 def is_last(request: bytes) -> bool:
     """Whether the client has said that it sends no other request after the first."""
     first = request.partition(b"\r\n\r\n")[0].lower()
-    return b"connection: close" in first or (b" http/1.0" in first and b"keep-alive" not in first)
+    options = b",".join(re.findall(rb"^connection:(.*)$", first, re.MULTILINE))
+    return b"close" in options or (b" http/1.0" in first and b"keep-alive" not in options)
 
 
 def plain(answer: bytes) -> bytes:
