@@ -84,6 +84,8 @@ cdef class FastLane:
     cdef unsigned int version
     cdef dict template
     cdef dict hidden
+    cdef dict base
+    cdef Py_ssize_t base_size
     cdef object software
     cdef bint log
     cdef object log_time
@@ -116,6 +118,8 @@ cdef class FastLane:
         server = self.server
         settings = server.settings
         self.front = server.front
+        self.base = server.front.base_environ
+        self.base_size = len(self.base)
         self.get_app = server.get_app if server.has_app_hook else None
         if self.log_lines == NULL:
             self.log_lines = <unsigned char*>PyMem_Malloc(LOG_ROOM)
@@ -322,19 +326,20 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
             stream(lane, response, head, option)
     finally:
         response.finished = True
-        response.environ = None
+        # An iterable may hold start_response(), and must be free when its response is.
+        response.environ = response.body = response.result = response.blocks = None
     return size if response.rest_taken else end + length
 
 
 cdef inline bint is_outdated(FastLane lane) noexcept:
-    """Whether an attribute of a handler class was set since the lane was taught."""
-    return lane.version != lane.response_class.tp_version_tag
+    """Whether an attribute of a handler class was set since the lane was taught, or something in base_environ."""
+    return lane.version != lane.response_class.tp_version_tag or lane.base_size != PyDict_GET_SIZE(lane.base)
 
 
 cdef inline bint usual_line(RequestHead head, Octets data, Py_ssize_t size, Py_ssize_t max_line) except -1:
     """Parse a request line in origin-form."""
     cdef Octets space = <Octets>memchr(data, 32, size)
-    if space == NULL or space[1] != 47 or data[0] == 67 and memcmp(data, b"CONNECT", 7) == 0:
+    if space == NULL or space[1] != 47 or space - data == 7 and memcmp(data, b"CONNECT", 7) == 0:
         return False
     return parse_line(head, data, size, max_line, False) and is_usual_version(head)
 
@@ -348,7 +353,7 @@ cdef RequestHead usual_head(Octets data, Py_ssize_t line_size, Py_ssize_t end, F
     """Parse a head whose request line is in origin-form; None for what isn't such."""
     cdef Octets space = <Octets>memchr(data, 32, line_size)
     cdef RequestHead head
-    if space == NULL or space[1] != 47 or data[0] == 67 and memcmp(data, b"CONNECT", 7) == 0:
+    if space == NULL or space[1] != 47 or space - data == 7 and memcmp(data, b"CONNECT", 7) == 0:
         return None
     head = parse(PyBytes_FromStringAndSize(<const char*>data, end), lane.max_line, lane.max_fields, False)
     return head if head is not None and is_usual_version(head) else None
@@ -476,7 +481,7 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
             channel.close()
             return True
         sent = 0
-    log_request(lane, response, size)
+    log_safely(lane, response, size)
     if sent < PyBytes_GET_SIZE(data):
         channel.send_rest(memoryview(data)[sent:], response.take_rest(), persistent)
     elif not persistent:
@@ -519,7 +524,7 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
         channel.adopt(handler, response.take_rest(), error)
         return 0
     response.handed_over = response.finished = True
-    log_request(lane, response, response.bytes_sent)
+    log_safely(lane, response, response.bytes_sent)
     if hasattr(response.result, "close"):
         try:
             response.result.close()
@@ -664,6 +669,17 @@ cdef Py_ssize_t stated_length(list headers) noexcept:
             if number < 0:
                 return -1
     return number
+
+
+cdef int log_safely(FastLane lane, LaneResponse response, Py_ssize_t size) except -1:
+    """Log a request; what a hook raises then is logged, too, for the answer is sent."""
+    try:
+        log_request(lane, response, size)
+    except Exception as error:
+        response.channel.close_failed(
+            PyBytes_FromStringAndSize(<const char*>response.head, response.head_size), error
+        )
+    return 0
 
 
 cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) except -1:

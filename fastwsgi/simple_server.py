@@ -132,6 +132,8 @@ class WSGIServer(HTTPServer):
         if explanation.path == "classic":
             super().serve_forever(poll_interval)
             return
+        if self._inside is not None and self._inside.is_running:
+            raise RuntimeError("the server is serving already")
         self._close_inside()
         is_shut_down: threading.Event = self._BaseServer__is_shut_down  # type: ignore[attr-defined]
         is_shut_down.clear()
@@ -154,16 +156,21 @@ class WSGIServer(HTTPServer):
 
         Clients that connect and send nothing are not waited for while another sends a request.
         """
-        if explain(self).path == "classic":
-            super().handle_request()
+        inside = self._inside
+        if explain(self).path == "classic" or (inside is not None and inside.is_running):
+            super().handle_request()  # the application of another request may ask for one
             return
         if self._inside is not None and not self._inside.is_for(self.socket, self.RequestHandlerClass, self.settings):
             self._close_inside()
         if self._inside is None:
             self._inside = _event_server(self)
         timeouts = [each for each in (self._inside.listener_timeout, self.timeout) if each is not None]
-        if not self._inside.serve_one(min(timeouts, default=None)):
+        inside = self._inside
+        if not inside.serve_one(min(timeouts, default=None)):
             self.handle_timeout()
+        if inside.is_stopped:  # by server_close(), while it was answering
+            inside.finish()
+            self._close_inside()
 
     def shutdown(self) -> None:
         """Make ``serve_forever()`` in another thread return, and wait until it has."""
@@ -176,8 +183,8 @@ class WSGIServer(HTTPServer):
 
     def server_close(self) -> None:
         """Close the listening socket, and every connection."""
-        if self._inside is not None and self._inside.is_serving:
-            self._inside.stop()  # serve_forever() closes what it uses
+        if self._inside is not None and self._inside.is_running:
+            self._inside.stop()  # who serves, closes what it uses
         else:
             self._close_inside()
         super().server_close()

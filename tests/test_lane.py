@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import gzip
 import io
 import re
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -486,3 +488,63 @@ def test_late_calls_do_no_harm(pair: Pair) -> None:
 
 def test_address(pair: Pair) -> None:
     assert all(isinstance(side.address, Address) for side in pair.sides)
+
+
+@pytest.mark.parametrize("fast_lane", [True, False])
+def test_an_iterable_that_holds_start_response_goes_with_its_response(fast_lane: bool) -> None:
+    """PEP 3333's application as a class: no reference cycle is left for the collector."""
+    made = weakref.WeakSet[Any]()
+
+    class Application:
+        def __init__(self, environ: dict[str, Any], start_response: Any) -> None:
+            self.environ, self.start = environ, start_response
+            made.add(self)
+
+        def __iter__(self) -> Iterator[bytes]:
+            self.start("200 OK", TEXT)
+            yield b"answer"
+
+    server = make_server("127.0.0.1", 0, Application, handler_class=type("H", (Handler,), {"lines": []}))
+    server.settings = dataclasses.replace(server.settings, fast_lane=fast_lane)
+    gc.disable()
+    try:
+        with serving(server) as address:
+            assert send(address, GET * 20, "whole").count(b"6\r\nanswer\r\n") == 20
+        assert len(made) <= 1  # the last may still be a local of the loop's
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("fast_lane", [True, False])
+def test_base_environ_may_grow(fast_lane: bool) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        server.base_environ["ADDED"] = "later"
+        start_response("200 OK", TEXT)
+        return [environ.get("ADDED", "not yet").encode()]
+
+    server = make_server("127.0.0.1", 0, application, handler_class=type("H", (Handler,), {"lines": []}))
+    server.settings = dataclasses.replace(server.settings, fast_lane=fast_lane)
+    with serving(server) as address:
+        assert re.findall(rb"later|not yet", send(address, GET * 3, "whole")) == [b"not yet", b"later", b"later"]
+
+
+@pytest.mark.parametrize("application", ["one block", "closing"])
+def test_a_log_hook_that_raises(application: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The answer is sent, so it's logged; the iterable is closed, and the connection stays."""
+
+    class Raising(Handler):
+        lines: list[str] = []  # noqa: RUF012
+
+        def log_request(self, *args: Any) -> None:
+            raise LookupError("in the hook")
+
+    found = []
+    for fast_lane in (True, False):
+        Closing.closed = 0
+        server = make_server("127.0.0.1", 0, APPLICATIONS[application], handler_class=Raising)
+        server.settings = dataclasses.replace(server.settings, fast_lane=fast_lane)
+        with serving(server) as address:
+            found.append((plain(send(address, GET * 2, "whole")), Closing.closed))
+        assert capsys.readouterr().err.count("LookupError: in the hook") == 2
+    assert found[0] == found[1]
+    assert found[0][1] == 2 * (application == "closing")

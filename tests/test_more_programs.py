@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -289,6 +290,7 @@ print("port 1: done")
 """
 
 
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="what it depends on isn't built for PyPy")
 @pytest.mark.shared
 @pytest.mark.parametrize("browser", ["at once", "nobody", "idle first"])
 def test_google_auth_oauthlib(run: Any, browser: str, wsgi: SimpleNamespace) -> None:

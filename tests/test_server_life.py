@@ -678,3 +678,66 @@ def test_hooks_see_the_tls_socket(tls: SimpleNamespace) -> None:
         assert connection.getresponse().status == 200
         connection.close()
     assert seen == [True, True]
+
+
+# ---- what an application does to the server that calls it ---------------------------------------------
+
+
+def test_an_application_may_ask_for_another_request(make: Any) -> None:
+    """handle_request() within a request: the classic path answers the other, and each client gets its own."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/outer":
+            with connect(server, b"GET /inner HTTP/1.0\r\n\r\n") as inner:
+                server.handle_request()
+                answers.append(read_all(inner))
+        start_response("200 OK", [])
+        return [environ["PATH_INFO"].encode()]
+
+    answers: list[bytes] = []
+    server = make(application)
+    with server, looping(server), connect(server, b"GET /outer HTTP/1.1\r\nHost: h\r\n\r\nGET /next HTTP/1.0\r\n\r\n") as outer:
+        found = read_all(outer)
+    assert [answer.rpartition(b"\n")[2] for answer in answers] == [b"/inner"]
+    assert b"\r\n\r\n/outerHTTP/1.1 200" in found
+    assert found.endswith(b"\r\n\r\n/next")
+
+
+def test_a_server_that_serves_serves_once(make: Any) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        with pytest.raises(RuntimeError, match="serving already"):
+            server.serve_forever()
+        return hello(environ, start_response)
+
+    with make(application) as server, looping(server), connect(server, GET) as client:
+        assert read_all(client).endswith(b"Hello, world!")
+
+
+@pytest.mark.shared
+def test_the_last_request_closes_the_server(make: Any) -> None:
+    """As a callback for a login does; its answer arrives."""
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        server.server_close()
+        return hello(environ, start_response)
+
+    server = make(application)
+    with connect(server, GET) as client:
+        in_time(server.handle_request, 5)
+        assert read_all(client).endswith(b"Hello, world!")
+
+
+def test_accept_may_fail(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux reports there what the network did to a connection, EPERM of a firewall among it."""
+    failures = [PermissionError(1, "Operation not permitted")]
+    accept = socket.socket._accept  # type: ignore[attr-defined]
+
+    def failing(self: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "_accept", failing)
+    with make() as server, looping(server), connect(server, GET) as client:
+        assert read_all(client).endswith(b"Hello, world!")
+    assert not failures

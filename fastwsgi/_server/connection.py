@@ -149,6 +149,10 @@ class Connection(Channel):
 
     def _read(self) -> None:
         transport = self.server.transport
+        if self.output:  # 100 (Continue), behind an answer that the client hasn't taken
+            self._flush()
+            if not self.output:
+                self.watch(READ)
         while self.state in (HEAD, BODY):
             data = self._receive()
             if data is None:
@@ -236,6 +240,8 @@ class Connection(Channel):
         self.deadline = monotonic() + settings.progress_timeout
         if framing.expects_continue and not buffer:
             self.send(_CONTINUE)
+            if self.output:
+                self.watch(READ | WRITE)
         return True
 
     def _take_body(self) -> bool:
@@ -487,8 +493,10 @@ class Connection(Channel):
             if response is not None and not response.finished:
                 response.abandon()
         finally:
-            self.server.forget(self)
-            self.sock.close()
+            try:
+                self.server.forget(self)
+            finally:
+                self.sock.close()
 
     def watch(self, events: int) -> None:
         """Have the poller watch the socket for these events only."""

@@ -45,6 +45,7 @@ def teach(lane: FastLane, server: LaneServer) -> None:
         server.http_version != "1.1"
         or type(response.os_environ) is not dict
         or response.headers_class is not Headers
+        or type(server.front.base_environ) is not dict
         or any(name.startswith("HTTP_") for name in server.front.base_environ)  # a field would be joined to it
     ):
         return

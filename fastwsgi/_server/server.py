@@ -7,7 +7,6 @@ One thread does all of it. Who listens, which classes are asked and which hooks 
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import socket
@@ -35,9 +34,10 @@ _BACKLOG = 1024
 _ACCEPTED_AT_ONCE = 64
 # How often deadlines are looked at: a sweep costs less than a tenth of a microsecond for each connection.
 _TICK = 1.0
+# For no time limit, which PyPy's epoll has no word for.
+_LONGEST_WAIT = 3600.0
 # After so many seconds between requests a connection gives its memo back.
 _MEMO_IDLE = 5.0
-_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class EventServer:
@@ -83,9 +83,10 @@ class EventServer:
         self.listener_timeout = self._listener.gettimeout()
         self._listener_fd = self._listener.fileno()
         self._accepting = False
-        self._is_finished = False
-        #: Whether serve() runs, or has run.
-        self.is_serving = False
+        #: Whether it is to accept nothing more, and to end.
+        self.is_stopped = False
+        #: Whether serve() or serve_one() runs, perhaps with the caller in one of its applications.
+        self.is_running = False
         shortest = min(settings.head_timeout, settings.keep_alive, settings.progress_timeout, settings.linger)
         self._tick = min(_TICK, shortest / 4)
         self._next_sweep = 0.0
@@ -123,10 +124,13 @@ class EventServer:
     def serve(self, must_stop: Callable[[], bool], poll_interval: float | None) -> None:
         """Serve until must_stop() says so; it is asked at every event and every poll_interval seconds."""
         service_actions = self.front.service_actions
-        self.is_serving = True
-        while not (self._is_finished or must_stop()):
-            self._turn(poll_interval)
-            service_actions()
+        self.is_running = True
+        try:
+            while not (self.is_stopped or must_stop()):
+                self._turn(poll_interval)
+                service_actions()
+        finally:
+            self.is_running = False
 
     def serve_one(self, timeout: float | None) -> bool:
         """Serve until one request was answered, or whatever became of it, or for some seconds; whether one was."""
@@ -135,12 +139,16 @@ class EventServer:
             self.lane.enabled = False
         end = None if timeout is None else monotonic() + timeout
         before = self.requests
-        self._turn(timeout, one=True)
-        while self.requests == before:
-            left = None if end is None else end - monotonic()
-            if left is not None and left <= 0:
-                return False
-            self._turn(left, one=True)
+        self.is_running = True
+        try:
+            self._turn(timeout, one=True)
+            while self.requests == before and not self.is_stopped:
+                left = None if end is None else end - monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._turn(left, one=True)
+        finally:
+            self.is_running = False
         # Clients that only connected are let go: nobody may come back to them.
         for connection in list(self.connections.values()):
             if connection.state == HEAD and not connection.buffer:
@@ -149,7 +157,9 @@ class EventServer:
 
     def _turn(self, timeout: float | None, one: bool = False) -> None:
         """Wait for events, and have them handled; with one, only until a request was answered."""
-        if (self.connections or not self._accepting) and (timeout is None or timeout > self._tick):
+        if timeout is None:
+            timeout = _LONGEST_WAIT
+        if timeout > self._tick and (self.connections or not self._accepting):
             timeout = self._tick
         before = self.requests
         get = self.connections.get
@@ -179,12 +189,12 @@ class EventServer:
 
     def stop(self) -> None:
         """Have serve() return, from any thread; what runs it closes everything then."""
-        self._is_finished = True
+        self.is_stopped = True
         self._wake_up.wake()
 
     def finish(self) -> None:
         """Accept nothing more, answer what has been received, and give clients a moment to read it."""
-        self._is_finished = True
+        self.is_stopped = True
         self._pause_accepting()
         self.is_closing = True
         if self.lane is not None:
@@ -202,7 +212,7 @@ class EventServer:
 
     def close(self) -> None:
         """Close every connection, and give the listening socket back as it was."""
-        self._is_finished = True
+        self.is_stopped = True
         for connection in list(self.connections.values()):
             connection.close()
         self._pause_accepting()
@@ -250,10 +260,9 @@ class EventServer:
                 return
             except ConnectionError:
                 continue
-            except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS and self._listener.fileno() >= 0:
-                    raise
-                # Until a connection is closed, or the next tick: level-triggered, it would be reported again.
+            except OSError:
+                # No descriptors, or what the network did to a connection that nobody has seen. Until a connection is
+                # closed, or the next tick: level-triggered, it would be reported again.
                 self._pause_accepting()
                 return
             self._welcome(sock, address)
@@ -304,10 +313,10 @@ class EventServer:
 
     def forget(self, connection: Connection) -> None:
         """A connection is about to close its socket."""
-        self.flush_log()
         if connection.watched:
             self.poller.forget(connection.fd)
         del self.connections[connection.fd]
+        self.flush_log()
         if not self._accepting:
             self._resume_accepting()
 
@@ -318,7 +327,7 @@ class EventServer:
                 self.poller.forget(self._listener_fd)
 
     def _resume_accepting(self) -> None:
-        if not self._is_finished and len(self.connections) < self.settings.connections:
+        if not self.is_stopped and len(self.connections) < self.settings.connections:
             self._accepting = True
             self.poller.watch(self._listener_fd, READ)
 
@@ -368,5 +377,5 @@ class EventServer:
         """Write the lines that the fast lane has collected."""
         if self.lane is not None:
             lines = self.lane.take_log()
-            if lines:
+            if lines and sys.stderr is not None:
                 sys.stderr.write(lines)
