@@ -69,7 +69,7 @@ cdef class Memo:
 
     cdef unsigned long long owner  # the serial number of the connection, whose address is in the environ
     cdef bytes section
-    cdef dict environ
+    cdef dict environ  # None until the section has come a second time: many never do
     cdef dict template  # as it was then
     cdef Option option
     cdef Py_ssize_t length
@@ -255,6 +255,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     cdef dict environ
     cdef LaneResponse response
     cdef Memo memo
+    cdef bint is_known = False
     if end < 4:
         return 0
     line_size = <Octets>memchr(data, 10, end) - data + 1
@@ -273,6 +274,8 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         and PyBytes_GET_SIZE(memo.section) == end - line_size
         and memcmp(PyBytes_AS_STRING(memo.section), data + line_size, end - line_size) == 0
     ):
+        is_known = True
+    if is_known and memo.environ is not None:
         head = RequestHead.__new__(RequestHead)
         if not usual_line(head, data, line_size, lane.max_line):
             return 0
@@ -294,11 +297,12 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         if channel.remote is None:
             channel.remote = channel.client()
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = channel.remote
-        if end - line_size <= LONGEST_MEMO:
+        if is_known:
+            memo.environ = environ.copy()
+        elif end - line_size <= LONGEST_MEMO:
             memo = Memo.__new__(Memo)
             memo.owner = channel.serial
             memo.section = PyBytes_FromStringAndSize(<const char*>data + line_size, end - line_size)
-            memo.environ = environ.copy()
             memo.template = lane.template
             memo.option, memo.length = option, length
             lane.memos[channel.fd % MEMOS] = memo

@@ -274,12 +274,13 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         if is_tls(getattr(self, "connection", None)):
             environ["HTTPS"] = "on"  # by which wsgi.url_scheme is chosen
         environ["SERVER_SOFTWARE"] = self.server_version
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = self._client()
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client = self._client()
         if self._head is not None:
             environ["REQUEST_URI"] = self._head.target  # as it was sent, whatever became of self.path
-        host = self.address_string()
-        if host not in (environ["REMOTE_ADDR"], "-"):
-            environ["REMOTE_HOST"] = host  # an override knows a name for the client
+        if type(self).address_string is not _STOCK_ADDRESS_STRING:
+            host = self.address_string()
+            if host not in (client[0], "-"):
+                environ["REMOTE_HOST"] = host  # an override knows a name for the client
         environ.setdefault("CONTENT_TYPE", "text/plain")
         return environ
 
@@ -402,6 +403,9 @@ def _set_chunked_length(environ: WSGIEnvironment, size: int) -> None:
     """Show a chunked body, which is decoded, as one of known length."""
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ["CONTENT_LENGTH"] = str(size)
+
+
+_STOCK_ADDRESS_STRING = WSGIRequestHandler.address_string
 
 
 class _WholeWrites:

@@ -696,7 +696,8 @@ def test_an_application_may_ask_for_another_request(make: Any) -> None:
 
     answers: list[bytes] = []
     server = make(application)
-    with server, looping(server), connect(server, b"GET /outer HTTP/1.1\r\nHost: h\r\n\r\nGET /next HTTP/1.0\r\n\r\n") as outer:
+    requests = b"GET /outer HTTP/1.1\r\nHost: h\r\n\r\nGET /next HTTP/1.0\r\n\r\n"
+    with server, looping(server), connect(server, requests) as outer:
         found = read_all(outer)
     assert [answer.rpartition(b"\n")[2] for answer in answers] == [b"/inner"]
     assert b"\r\n\r\n/outerHTTP/1.1 200" in found

@@ -16,6 +16,7 @@ long as a connection is between requests, it may answer whole requests by itself
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import struct
 from collections.abc import Callable
@@ -235,7 +236,7 @@ class Connection(Channel):
         self.handler._take_head(head, framing)
         del buffer[:end]
         self.scanned = self.request_line_size = 0
-        self.body = IncomingBody(framing.length, settings)
+        self.body = IncomingBody(framing.length, settings) if framing.length != 0 else None
         self.state = BODY
         self.deadline = monotonic() + settings.progress_timeout
         if framing.expects_continue and not buffer:
@@ -246,14 +247,16 @@ class Connection(Channel):
 
     def _take_body(self) -> bool:
         """Whether the request is whole; if so, it was given to the application."""
-        assert self.body is not None
-        assert self.buffer is not None
-        if not self.body.take(self.buffer):
-            return False
-        content = self.body.content
+        content = None
+        if self.body is not None:
+            assert self.buffer is not None
+            if not self.body.take(self.buffer):
+                return False
+            content = self.body.content
         self.state = ANSWER
-        environ = self.handler._whole_environ(content.size)
-        self.response = self.server.make_response(self, self.handler, environ, content.rewound())
+        environ = self.handler._whole_environ(content.size if content is not None else 0)
+        stream = content.rewound() if content is not None else io.BytesIO()
+        self.response = self.server.make_response(self, self.handler, environ, stream)
         self.body = None  # the response's, from here on
         self.response.run(self.server.get_app())
         self._see_what_is_left()

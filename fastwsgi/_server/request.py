@@ -54,7 +54,10 @@ def check_head(head: RequestHead, settings: Settings, needs_host: bool = True) -
 
 def is_persistent(head: RequestHead) -> bool:
     """Whether the client lets the connection stay open after this request (RFC 9112 section 9.3)."""
-    options = ",".join(head.get_all("Connection")).lower().replace(" ", "").replace("\t", "").split(",")
+    values = head.get_all("Connection")
+    if not values:
+        return head.version != "HTTP/1.0"
+    options = ",".join(values).lower().replace(" ", "").replace("\t", "").split(",")
     return "close" not in options and (head.version != "HTTP/1.0" or "keep-alive" in options)
 
 

@@ -294,7 +294,11 @@ class Response(SimpleHandler):
         return True
 
     def send_headers(self) -> None:
-        super().send_headers()
+        self.cleanup_headers()
+        fields = bytes(self.headers)  # type: ignore[arg-type]  # raises before anything is sent, if it must
+        self.headers_sent = True
+        self.send_preamble()
+        self._write(fields)
         self._in_body = True
 
     def _write(self, data: bytes) -> None:
