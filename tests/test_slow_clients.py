@@ -196,12 +196,9 @@ def test_nothing_stays(start: Any, end: str) -> None:
     slow.clear()
     client = None  # type: ignore[assignment]
     left = census()
-    if end == "shutdown":
-        assert descriptors() <= files
-        assert all(left[kind] <= count for kind, count in objects.items())  # the server's own are gone, too
-    else:
-        assert descriptors() == files
-        assert left == objects
+    # Fewer, if the server's own are gone, or the collector has found some of an earlier test.
+    assert descriptors() <= files
+    assert all(left[kind] <= count for kind, count in objects.items())
 
 
 # ---- limits -----------------------------------------------------------------------------------------
