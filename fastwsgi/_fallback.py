@@ -544,7 +544,7 @@ class Channel:
     The short cut calls these methods of the subclass: ``turn()``, the socket may be ready; ``received(data)``,
     octets for the general path; ``begin_response(head, environ, body)``, a general response in mid-course, and
     ``adopt(response, rest, error, unsent)``, go on with it; ``send_rest(data, rest, persistent)``,
-    ``close_failed(head, error)``, ``close_after_answer()`` and ``close()``; ``client()``, its address and port.
+    ``close_failed(head, error)`` and ``close()``; ``client()``, its address and port.
     """
 
     __slots__ = ("between_requests", "deadline", "fd", "lane")

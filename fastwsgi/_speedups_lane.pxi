@@ -255,7 +255,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     cdef dict environ
     cdef LaneResponse response
     cdef Memo memo
-    cdef bint is_known = False
+    cdef bint is_known
     if end < 4:
         return 0
     line_size = <Octets>memchr(data, 10, end) - data + 1
@@ -267,14 +267,13 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
             return 0
 
     memo = <Memo><object>PyList_GET_ITEM(lane.memos, channel.fd % MEMOS)
-    if (
+    is_known = (
         memo is not None
         and memo.owner == channel.serial
         and memo.template is lane.template
         and PyBytes_GET_SIZE(memo.section) == end - line_size
         and memcmp(PyBytes_AS_STRING(memo.section), data + line_size, end - line_size) == 0
-    ):
-        is_known = True
+    )
     if is_known and memo.environ is not None:
         head = RequestHead.__new__(RequestHead)
         if not usual_line(head, data, line_size, lane.max_line):
@@ -340,12 +339,15 @@ cdef inline bint is_outdated(FastLane lane) noexcept:
     return lane.version != lane.response_class.tp_version_tag or lane.base_size != PyDict_GET_SIZE(lane.base)
 
 
+cdef inline bint is_origin_form(Octets line, Py_ssize_t size) noexcept:
+    """Whether the target is a path, and so neither method nor target needs check_target()."""
+    cdef Octets space = <Octets>memchr(line, 32, size)
+    return space != NULL and space[1] == 47 and not (space - line == 7 and memcmp(line, b"CONNECT", 7) == 0)
+
+
 cdef inline bint usual_line(RequestHead head, Octets data, Py_ssize_t size, Py_ssize_t max_line) except -1:
     """Parse a request line in origin-form."""
-    cdef Octets space = <Octets>memchr(data, 32, size)
-    if space == NULL or space[1] != 47 or space - data == 7 and memcmp(data, b"CONNECT", 7) == 0:
-        return False
-    return parse_line(head, data, size, max_line, False) and is_usual_version(head)
+    return is_origin_form(data, size) and parse_line(head, data, size, max_line, False) and is_usual_version(head)
 
 
 cdef inline bint is_usual_version(RequestHead head) noexcept:
@@ -355,9 +357,8 @@ cdef inline bint is_usual_version(RequestHead head) noexcept:
 
 cdef RequestHead usual_head(Octets data, Py_ssize_t line_size, Py_ssize_t end, FastLane lane):
     """Parse a head whose request line is in origin-form; None for what isn't such."""
-    cdef Octets space = <Octets>memchr(data, 32, line_size)
     cdef RequestHead head
-    if space == NULL or space[1] != 47 or space - data == 7 and memcmp(data, b"CONNECT", 7) == 0:
+    if not is_origin_form(data, line_size):
         return None
     head = parse(PyBytes_FromStringAndSize(<const char*>data, end), lane.max_line, lane.max_fields, False)
     return head if head is not None and is_usual_version(head) else None
@@ -489,7 +490,7 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     if sent < PyBytes_GET_SIZE(data):
         channel.send_rest(memoryview(data)[sent:], response.take_rest(), persistent)
     elif not persistent:
-        channel.close_after_answer()
+        channel.close()
     else:
         now = lane_clock()
         channel.deadline = (now if now >= 0 else <double>monotonic()) + lane.keep_alive
@@ -535,7 +536,7 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
         except Exception as error:
             channel.close_failed(PyBytes_FromStringAndSize(<const char*>response.head, response.head_size), error)
     if not is_persistent(head, option):
-        channel.close_after_answer()
+        channel.close()
     else:
         channel.deadline = <double>monotonic() + lane.keep_alive
     return 0

@@ -61,7 +61,10 @@ def leg(pytestconfig: pytest.Config) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test of the twins on each of them; on the pure leg there is one."""
+    """Run a test of the twins on each of them, and one of the fast lane with it and without, if there are both."""
+    if "lane" in metafunc.fixturenames:
+        lanes = [True, False] if metafunc.config.getoption("--leg") == "compiled" else [True]
+        metafunc.parametrize("lane", lanes, ids=["lane" if lane else "no lane" for lane in lanes])
     if "twin" in metafunc.fixturenames:
         twins = ["_fallback", "_speedups"] if metafunc.config.getoption("--leg") == "compiled" else ["_fallback"]
         modules = [importlib.import_module(f"fastwsgi.{name}") for name in twins]

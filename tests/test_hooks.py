@@ -60,13 +60,6 @@ def telling(names: str) -> Callable[..., list[bytes]]:
 # ---- how things are overridden, and noted ------------------------------------------------------------
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The event-driven path with its compiled short cut and without; only one twin has it."""
-    if "lane" in metafunc.fixturenames:
-        lanes = [True, False] if metafunc.config.getoption("--leg") == "compiled" else [True]
-        metafunc.parametrize("lane", lanes, ids=["lane" if lane else "no lane" for lane in lanes])
-
-
 @pytest.fixture
 def make(wsgi: SimpleNamespace, lane: bool) -> Callable[..., Any]:
     """Makes servers: by classes, and by what is set on the instance before it is bound."""

@@ -51,13 +51,6 @@ class Echo:
         return [environ["wsgi.input"].read(length) if length else environ["wsgi.url_scheme"].encode()]
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The event-driven path with its compiled short cut and without; only one twin has it."""
-    if "lane" in metafunc.fixturenames:
-        lanes = [True, False] if metafunc.config.getoption("--leg") == "compiled" else [True]
-        metafunc.parametrize("lane", lanes, ids=["lane" if lane else "no lane" for lane in lanes])
-
-
 @pytest.fixture
 def make(wsgi: SimpleNamespace, lane: bool) -> Callable[..., Any]:
     """make_server() with defaults, and no log."""

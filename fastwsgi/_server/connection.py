@@ -230,10 +230,8 @@ class Connection(Channel):
         if end < 0:
             self.scanned = len(buffer)
             return False
-        head = parse_head(bytes(buffer[:end]), settings.request_line, settings.fields)
-        framing = check_head(head, settings)
-        self.handler = self.server.make_handler(self, bytes(buffer[: self.request_line_size]))
-        self.handler._take_head(head, framing)
+        self.handler = self.parsed_handler(bytes(buffer[:end]))
+        framing = self.handler._framing
         del buffer[:end]
         self.scanned = self.request_line_size = 0
         self.body = IncomingBody(framing.length, settings) if framing.length != 0 else None
@@ -395,11 +393,12 @@ class Connection(Channel):
         return self.response
 
     def parsed_handler(self, head: bytes) -> Any:
-        """A request handler for a good head."""
+        """A request handler for a whole head. Raises BadRequest."""
         settings = self.server.settings
-        handler = self.server.make_handler(self, head[: head.find(b"\n") + 1])
         parsed = parse_head(head, settings.request_line, settings.fields)
-        handler._take_head(parsed, check_head(parsed, settings))
+        framing = check_head(parsed, settings)
+        handler = self.server.make_handler(self, head[: head.find(b"\n") + 1])
+        handler._take_head(parsed, framing)
         return handler
 
     def adopt(
@@ -436,10 +435,6 @@ class Connection(Channel):
         self.server.flush_log()
         response = self.server.make_response(self, self.parsed_handler(head), {}, None)
         response.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
-
-    def close_after_answer(self) -> None:
-        """Close as a client wants it that has its answer."""
-        self.close()
 
     # ---- the end -------------------------------------------------------------------------------------
 
