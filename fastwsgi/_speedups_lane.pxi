@@ -125,11 +125,11 @@ cdef class FastLane:
             self.log_lines = <unsigned char*>PyMem_Malloc(LOG_ROOM)
             if self.log_lines == NULL:
                 raise MemoryError
-        self.max_line = settings.request_line
-        self.max_section = settings.field_section
-        self.max_fields = settings.fields
-        self.max_body = min(settings.body, settings.body_in_memory)
-        self.keep_alive = settings.keep_alive
+        self.max_line = settings.max_request_line
+        self.max_section = settings.max_field_section
+        self.max_fields = settings.max_fields
+        self.max_body = min(settings.max_body, settings.max_body_in_memory)
+        self.keep_alive = settings.keep_alive_timeout
         self.template = template
         self.file_wrapper = template.get("wsgi.file_wrapper") or ()
         self.hidden = hidden

@@ -341,8 +341,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _read_request_line(self) -> bytes:
         """The first line, or the second if that is empty (RFC 9112 section 2.2)."""
-        line = self.rfile.readline(self._settings.request_line + 3)
-        return line if line not in (b"\r\n", b"\n") else self.rfile.readline(self._settings.request_line + 3)
+        line = self.rfile.readline(self._settings.max_request_line + 3)
+        return line if line not in (b"\r\n", b"\n") else self.rfile.readline(self._settings.max_request_line + 3)
 
     def parse_request(self) -> bool:
         """Parse the request whose first line is ``raw_requestline``; read the rest of its head.
@@ -356,14 +356,15 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         try:
             # On its own first: the answer to a bad line mustn't wait for the lines after it.
             self.command, _, self.request_version = parse_request_line(
-                self.raw_requestline, self._settings.request_line, tolerant=True
+                self.raw_requestline, self._settings.max_request_line, tolerant=True
             )
-            section = read_field_section(self.rfile, self._settings.field_section)
+            section = read_field_section(self.rfile, self._settings.max_field_section)
             if not section and self._is_on_socket():
                 raise BadRequest(400, "Incomplete header section")
-            settings = self._settings
-            head = parse_head(self.raw_requestline + section, settings.request_line, settings.fields, tolerant=True)
-            framing = check_head(head, self._settings, needs_host=self._is_on_socket())
+            limits = self._settings
+            data = self.raw_requestline + section
+            head = parse_head(data, limits.max_request_line, limits.max_fields, tolerant=True)
+            framing = check_head(head, limits, needs_host=self._is_on_socket())
         except BadRequest as error:
             self.send_error(error.status, explain=error.reason)
             return False

@@ -91,7 +91,7 @@ def event_server(
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(CERTIFICATE)
             server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.settings = dataclasses.replace(server.settings, **{"shutdown": 0.1, **KINDS[kind], **settings})
+        server.settings = dataclasses.replace(server.settings, **{"graceful_timeout": 0.1, **KINDS[kind], **settings})
         assert simple_server.explain(server).path == "event-driven"
         address = stack.enter_context(serving(server))
         yield Running(address, server)

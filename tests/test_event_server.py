@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from event_servers import GET, KINDS, Client, CutShortError, Running, starting
+from event_servers import GET, KINDS, Client, CutShortError, Running, returning, starting
 from test_request_head import BAD_FIELDS, BAD_LINES
 from test_simple_server import send
 
@@ -89,7 +89,7 @@ def test_a_request_that_is_refused(start: Any, case: str, arrival: str, capsys: 
     """Answered once, with its status and without a traceback; the application isn't called, the connection closed."""
     request, status = REFUSED[case]
     application = Recorder()
-    running = start(application, body=1000)
+    running = start(application, max_body=1000)
     answer = send(running.address, request, arrival)
     assert ANSWER.findall(answer) == [b"%d" % status]
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -159,7 +159,7 @@ UNFINISHED: dict[str, tuple[bytes, int | None]] = {
 def test_what_isnt_complete_in_time(start: Any, case: str, before: bytes) -> None:
     data, status = UNFINISHED[case]
     application = Recorder()
-    running = start(application, head_timeout=0.03, progress_timeout=0.03, keep_alive=0.03, linger=0.03)
+    running = start(application, head_timeout=0.03, progress_timeout=0.03, keep_alive_timeout=0.03, linger_timeout=0.03)
     with Client(running.address) as client:
         client.send(before + data)
         if before:
@@ -229,7 +229,7 @@ class Slow:
 def test_an_application_may_take_its_time_at_nobodys_cost(start: Any) -> None:
     """What time it took, is no client's fault: none of them runs out of it meanwhile."""
     application = Slow()
-    running = start(application, head_timeout=0.2, progress_timeout=0.2, keep_alive=0.2)
+    running = start(application, head_timeout=0.2, progress_timeout=0.2, keep_alive_timeout=0.2)
     with Client(running.address) as slow, Client(running.address) as other, Client(running.address) as third:
         third.send(POST + b"Content-Length: 3\r\n\r\nab")
         other.get()
@@ -382,7 +382,7 @@ def test_no_100_continue(start: Any, request_bytes: bytes) -> None:
     ],
 )
 def test_no_100_continue_for_what_is_refused(start: Any, fields: bytes, status: int) -> None:
-    with Client(start(Recorder(), body=1000).address) as client:
+    with Client(start(Recorder(), max_body=1000).address) as client:
         client.send(POST + fields + b"\r\n")
         assert client.reply().status == status
         assert client.rest() == b""
@@ -394,7 +394,7 @@ def test_no_100_continue_for_what_is_refused(start: Any, fields: bytes, status: 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_client_that_goes_on_sending_can_read_why_it_is_refused(start: Any, framing: str) -> None:
     """RFC 9112 section 9.6: closing with octets unread would reset the connection, and the answer were lost."""
-    with Client(start(Recorder(), body=1000).address) as client:
+    with Client(start(Recorder(), max_body=1000).address) as client:
         if framing == "length":
             client.send(POST + b"Content-Length: 8000000\r\n\r\n")
             block = bytes(65536)
@@ -408,7 +408,7 @@ def test_a_client_that_goes_on_sending_can_read_why_it_is_refused(start: Any, fr
 
 
 def test_the_server_waits_only_so_long_for_a_client_to_close(start: Any) -> None:
-    running = start(Recorder(), linger=0.1)
+    running = start(Recorder(), linger_timeout=0.1)
     with Client(running.address) as client:
         client.send(b"x\r\n\r\n")
         assert client.reply().status == 400
@@ -447,7 +447,7 @@ def test_shutdown_lets_answers_be_read(start: Any) -> None:
         start_response("200 OK", [])
         return [bytes(size)]
 
-    running: Running = start(application, shutdown=10.0)
+    running: Running = start(application, graceful_timeout=10.0)
     with Client(running.address) as idle, Client(running.address, room=4096) as reader:
         idle.send(b"\r\n")
         reader.send(GET)
@@ -464,7 +464,8 @@ def test_shutdown_lets_answers_be_read(start: Any) -> None:
 
 def test_nothing_is_accepted_during_shutdown(start: Any) -> None:
     """While others read their answers; not even when deadlines are looked at."""
-    running: Running = start(lambda environ, go: (go("200 OK", []), [bytes(1 << 24)])[1], shutdown=10.0, linger=0.04)
+    application = returning(lambda: [bytes(1 << 24)])
+    running: Running = start(application, graceful_timeout=10.0, linger_timeout=0.04)
     with Client(running.address, room=4096) as reader:
         reader.send(GET)
         reader.head()
@@ -549,7 +550,7 @@ def test_the_file_of_a_large_body_is_closed(start: Any, how: str) -> None:
 
 
 def test_a_half_sent_head_behind_a_request_has_a_heads_time(start: Any) -> None:
-    running: Running = start(Recorder(), head_timeout=1000.0, progress_timeout=5.0, keep_alive=5.0)
+    running: Running = start(Recorder(), head_timeout=1000.0, progress_timeout=5.0, keep_alive_timeout=5.0)
     with Client(running.address) as client:
         client.send(POST + b"Content-Length: 3\r\n\r\nabc" + b"GET / HTTP")
         assert client.reply().body == b"abc"
@@ -592,7 +593,7 @@ def test_tls_ends_with_a_closure_alert(start: Any, end: str) -> None:
         start_response("200 OK", [])
         yield b"abc"
 
-    running: Running = start(application, tls=True, keep_alive=0.05, linger=0.05)
+    running: Running = start(application, tls=True, keep_alive_timeout=0.05, linger_timeout=0.05)
     with Client(running.address, tls=True, strict=True) as client:
         client.send(data)
         client.reply()

@@ -159,7 +159,7 @@ def test_bad_chunks(case: str) -> None:
 
 
 def test_a_chunked_body_over_the_limit() -> None:
-    limits = Settings(body=10)
+    limits = Settings(max_body=10)
     for data in (b"b\r\n", b"5\r\nhello\r\n6\r\n", b"ffffffffffffffff\r\n"):
         with pytest.raises(BadRequest, match=r"^413 "):
             read_chunked(io.BytesIO(data), limits)
@@ -199,7 +199,7 @@ def test_any_chunks_in_any_pieces(chunks: list[bytes], size_format: str, draw: s
 
 @pytest.mark.parametrize("size", [100, 1000])
 def test_a_large_chunked_body_goes_to_disk(size: int) -> None:
-    limits = Settings(body_in_memory=500)
+    limits = Settings(max_body_in_memory=500)
     file, _ = read_chunked(io.BytesIO(b"%x\r\n%s\r\n0\r\n\r\n" % (size, b"x" * size)), limits)
     with file:
         assert isinstance(file, io.BytesIO) is (size <= 500)

@@ -292,7 +292,7 @@ class Pair:
 
         handler_class = type("H", (Handler,), {"lines": []})
         server = make_server("127.0.0.1", 0, application, handler_class=handler_class)
-        server.settings = dataclasses.replace(server.settings, fast_lane=fast_lane, linger=0.2)
+        server.settings = dataclasses.replace(server.settings, fast_lane=fast_lane, linger_timeout=0.2)
         address = stack.enter_context(serving(server))
         return SimpleNamespace(address=address, calls=calls, lines=handler_class.lines)
 

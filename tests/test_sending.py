@@ -159,7 +159,7 @@ def test_close_of_an_answer_that_nobody_reads_to_its_end(start: Any, how: str, c
 def test_an_answer_that_is_broken_off_never_looks_whole(start: Any, how: str, kind_of_body: str) -> None:
     """RFC 9112 section 8: a body that ends with the connection, to an HTTP/1.0 client, must not end orderly."""
     blocks = Endless() if kind_of_body == "endless" else Closing(*[BLOCK] * 200)
-    running = start(returning(lambda: blocks), progress_timeout=0.2 if how == "too slow" else 30.0, output=1 << 24)
+    running = start(returning(lambda: blocks), progress_timeout=0.2 if how == "too slow" else 30.0, max_output=1 << 24)
     with Client(running.address, room=4096) as client:
         client.send(OLD)
         client.head()
@@ -211,7 +211,7 @@ def test_write_to_a_slow_reader_goes_to_disk(start: Any, size: int) -> None:
                 held.append(max((each.output.size for each in running.connections if each.output), default=0))
         return [b"end"]
 
-    running = start(application, output=100_000)
+    running = start(application, max_output=100_000)
     with Client(running.address, room=4096) as slow, Client(running.address) as other:
         slow.send(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
         slow.head()
@@ -234,7 +234,7 @@ def test_what_went_to_disk_is_gone_with_the_client(start: Any) -> None:
             write(BLOCK)
         return []
 
-    running = start(application, output=100_000)
+    running = start(application, max_output=100_000)
     client = Client(running.address, room=4096)
     client.send(GET)
     client.head()

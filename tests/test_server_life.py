@@ -375,7 +375,7 @@ def test_nobody_is_accepted_while_it_stops(make: Any) -> None:
         return [b"x" * 20_000_000 if environ["PATH_INFO"] == "/large" else b"small"]
 
     with make(application) as server:
-        server.settings = dataclasses.replace(server.settings, linger=0.1)
+        server.settings = dataclasses.replace(server.settings, linger_timeout=0.1)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         with connect(server, b"GET /large HTTP/1.0\r\n\r\n") as slow:

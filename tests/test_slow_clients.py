@@ -166,7 +166,12 @@ def test_nothing_stays(start: Any, end: str) -> None:
 
     time_for = 0.3 if end == "deadline" else 30.0
     server: Running = start(
-        application, head_timeout=time_for, progress_timeout=time_for, keep_alive=time_for, linger=0.1, output=100_000
+        application,
+        head_timeout=time_for,
+        progress_timeout=time_for,
+        keep_alive_timeout=time_for,
+        linger_timeout=0.1,
+        max_output=100_000,
     )
     with Client(server.address) as client:
         client.get()
@@ -217,7 +222,7 @@ def has_answer(client: Client) -> bool:
 
 def test_accepting_pauses_at_the_limit(start: Any) -> None:
     """The others wait in the kernel's queue, at no cost, until there is room."""
-    server: Running = start(hello, connections=5)
+    server: Running = start(hello, max_connections=5)
     counter = Counter(server)
     with clients(server.address, 5, GET) as inside, clients(server.address, 3, GET) as outside:
         for client in inside:

@@ -52,12 +52,12 @@ class BodyReader(io.BufferedReader):
 
 
 class BodyFile:
-    """A file for a body on its way in: in memory, or over ``settings.body_in_memory`` on disk."""
+    """A file for a body on its way in: in memory, or over ``settings.max_body_in_memory`` on disk."""
 
     def __init__(self, settings: Settings) -> None:
         self.file: IO[bytes] = io.BytesIO()
         self.size = 0
-        self._room = settings.body_in_memory
+        self._room = settings.max_body_in_memory
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.size += len(data)

@@ -220,12 +220,12 @@ class Connection(Channel):
         end = find_head_end(buffer, self.scanned)
         if not self.request_line_size:
             self.request_line_size = buffer.find(b"\n", self.scanned) + 1
-            if not self.request_line_size and len(buffer) > settings.request_line + 2:
+            if not self.request_line_size and len(buffer) > settings.max_request_line + 2:
                 raise BadRequest(414, "URI Too Long")
             if self.request_line_size and end < 0:  # the answer to a bad line doesn't wait for the lines after it
-                parse_request_line(bytes(buffer[: self.request_line_size]), settings.request_line)
+                parse_request_line(bytes(buffer[: self.request_line_size]), settings.max_request_line)
         fields_size = (end if end > 0 else len(buffer)) - self.request_line_size
-        if self.request_line_size and fields_size > settings.field_section:
+        if self.request_line_size and fields_size > settings.max_field_section:
             raise BadRequest(431, "Request Header Fields Too Large")
         if end < 0:
             self.scanned = len(buffer)
@@ -263,7 +263,7 @@ class Connection(Channel):
     def _refuse(self, error: BadRequest) -> None:
         """Answer what is no request, and take no other from this client."""
         if self.handler is None:
-            line = bytes((self.buffer or b"")[: self.server.settings.request_line + 2])
+            line = bytes((self.buffer or b"")[: self.server.settings.max_request_line + 2])
             self.handler = self.server.make_handler(self, line[: line.find(b"\n") + 1 or len(line)])
         self._drop_body()
         self.state = ANSWER
@@ -299,7 +299,7 @@ class Connection(Channel):
 
     def _waiting(self) -> Output:
         if self.output is None:
-            self.output = Output(self.server.settings.output)
+            self.output = Output(self.server.settings.max_output)
         if not self.output:
             self.deadline = monotonic() + self.server.settings.progress_timeout
         return self.output
@@ -317,7 +317,7 @@ class Connection(Channel):
         return self.broken or self.state == CLOSED
 
     def is_full(self) -> bool:
-        return self.output is not None and self.output.size >= self.server.settings.output
+        return self.output is not None and self.output.size >= self.server.settings.max_output
 
     def has_sent_all(self) -> bool:
         return not self.output
@@ -364,7 +364,7 @@ class Connection(Channel):
             self.deadline = monotonic() + settings.head_timeout
         else:
             self.buffer = None
-            self.deadline = monotonic() + settings.keep_alive
+            self.deadline = monotonic() + settings.keep_alive_timeout
             self.between_requests = self.lane is not None
 
     # ---- what the fast lane hands over ---------------------------------------------------------------
@@ -395,7 +395,7 @@ class Connection(Channel):
     def parsed_handler(self, head: bytes) -> Any:
         """A request handler for a whole head. Raises BadRequest."""
         settings = self.server.settings
-        parsed = parse_head(head, settings.request_line, settings.fields)
+        parsed = parse_head(head, settings.max_request_line, settings.max_fields)
         framing = check_head(parsed, settings)
         handler = self.server.make_handler(self, head[: head.find(b"\n") + 1])
         handler._take_head(parsed, framing)
@@ -446,7 +446,7 @@ class Connection(Channel):
         self.buffer = None
         self.between_requests = False
         self.state = LINGER
-        self.deadline = monotonic() + self.server.settings.linger
+        self.deadline = monotonic() + self.server.settings.linger_timeout
         self.server.flush_log()
         self.server.transport.end_of_output(self.sock)
         self.watch(READ)

@@ -44,7 +44,7 @@ def check_head(head: RequestHead, settings: Settings, needs_host: bool = True) -
     modern = head.version != "HTTP/1.0"
     _check_host(head.get_all("Host"), modern and needs_host)
     length = _body_length(head, modern)
-    if length is not None and length > settings.body:
+    if length is not None and length > settings.max_body:
         raise BadRequest(413, "Body too large")
     expectations = [value.lower() for value in head.get_all("Expect")] if modern else []
     if any(value != "100-continue" for value in expectations):
@@ -121,13 +121,13 @@ class ChunkedBody:
         self.wanted = 0
         #: Octets of data so far.
         self.size = 0
-        self._room_for_trailers = settings.field_section
+        self._room_for_trailers = settings.max_field_section
         self._next: Callable[[ChunkedBody, str], None] = ChunkedBody._chunk_line
 
     @property
     def longest_line(self) -> int:
         """How many octets the line that is wanted may have."""
-        return self._room_for_trailers if self._next is ChunkedBody._trailer_line else self.settings.chunk_line
+        return self._room_for_trailers if self._next is ChunkedBody._trailer_line else self.settings.max_chunk_line
 
     def take_line(self, line: bytes) -> None:
         """Take a line that was wanted. Raises BadRequest: 400 for bad framing, 413 for a body over the limit."""
@@ -147,7 +147,7 @@ class ChunkedBody:
         if match is None:
             raise BadRequest(400, "Bad chunk size")
         self.wanted = int(match[1], 16)
-        if self.size + self.wanted > self.settings.body:
+        if self.size + self.wanted > self.settings.max_body:
             raise BadRequest(413, "Body too large")
         self._next = ChunkedBody._data_end if self.wanted else ChunkedBody._trailer_line
 

@@ -87,7 +87,9 @@ class EventServer:
         self.is_stopped = False
         #: Whether serve() or serve_one() runs, perhaps with the caller in one of its applications.
         self.is_running = False
-        shortest = min(settings.head_timeout, settings.keep_alive, settings.progress_timeout, settings.linger)
+        shortest = min(
+            settings.head_timeout, settings.keep_alive_timeout, settings.progress_timeout, settings.linger_timeout
+        )
         self._tick = min(_TICK, shortest / 4)
         self._next_sweep = 0.0
         self._wake_up = WakeUp()
@@ -203,7 +205,7 @@ class EventServer:
         for connection in list(self.connections.values()):
             if connection.state == HEAD and not connection.buffer:
                 connection.close()
-        end = monotonic() + self.settings.shutdown
+        end = monotonic() + self.settings.graceful_timeout
         while any(connection.state == ANSWER for connection in self.connections.values()):
             left = end - monotonic()
             if left < 0:
@@ -235,7 +237,7 @@ class EventServer:
         now: before this turn's events. What an application took since then, is not its clients' fault.
         """
         self._next_sweep = now + self._tick
-        quiet = now + self.settings.keep_alive - _MEMO_IDLE
+        quiet = now + self.settings.keep_alive_timeout - _MEMO_IDLE
         for connection in list(self.connections.values()):
             if connection.deadline <= now:
                 try:
@@ -251,7 +253,7 @@ class EventServer:
 
     def _accept(self, one: bool) -> None:
         for _ in range(1 if one else _ACCEPTED_AT_ONCE):
-            if len(self.connections) >= self.settings.connections:
+            if len(self.connections) >= self.settings.max_connections:
                 self._pause_accepting()
                 return
             try:
@@ -327,7 +329,7 @@ class EventServer:
                 self.poller.forget(self._listener_fd)
 
     def _resume_accepting(self) -> None:
-        if not self.is_stopped and len(self.connections) < self.settings.connections:
+        if not self.is_stopped and len(self.connections) < self.settings.max_connections:
             self._accepting = True
             self.poller.watch(self._listener_fd, READ)
 
