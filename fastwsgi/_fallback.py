@@ -521,14 +521,17 @@ class FastLane:
         self.server = server
         #: Whether the short cut may be taken.
         self.enabled = False
+        #: How many requests took it.
+        self.requests = 0
 
     def learn(
-        self, template: dict[str, Any], hidden: dict[str, Any], log: bool, log_time: Callable[[], str] | None
+        self, template: dict[str, Any], hidden: dict[str, Any], has_log_hooks: bool, log_time: Callable[[], str] | None
     ) -> None:
         """Take what all requests have in common; then the short cut may be taken.
 
         template: an environ, less what a request or its client determines; hidden: what lies under the request's
-        fields; log: whether ``server.log_request()`` is called, else lines are made here, with log_time().
+        fields; has_log_hooks: whether ``server.log_request()`` is called, else lines are made here with log_time(),
+        or none if there is none.
         """
 
     def take_log(self) -> str:
@@ -539,7 +542,8 @@ class FastLane:
 class Channel:
     """The base of a connection: what the compiled twin's short cut shares with it.
 
-    fd: of a socket that doesn't block; lane: None for no short cut.
+    fd: of a socket that doesn't block; lane: None for no short cut. Where several threads serve, each has its own,
+    and gives it to the channels that it serves.
 
     The short cut calls these methods of the subclass: ``turn()``, the socket may be ready; ``received(data)``,
     octets for the general path; ``begin_response(head, environ, body)``, a general response in mid-course, and
@@ -547,7 +551,7 @@ class Channel:
     ``close_failed(head, error)`` and ``close()``; ``client()``, its address and port.
     """
 
-    __slots__ = ("between_requests", "deadline", "fd", "lane")
+    __slots__ = ("began", "between_requests", "deadline", "fd", "lane")
 
     def __init__(self, fd: int, lane: FastLane | None) -> None:
         self.fd = fd
@@ -556,6 +560,8 @@ class Channel:
         self.between_requests = lane is not None
         #: When the connection has waited too long, by ``time.monotonic()``.
         self.deadline = 0.0
+        #: When its request began to be answered, if the log wants to know.
+        self.began = 0.0
 
     def on_event(self) -> None:
         """Answer the requests that have come, if they are usual ones; otherwise leave that to ``turn()``."""

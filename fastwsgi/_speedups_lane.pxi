@@ -51,7 +51,6 @@ cdef extern from *:
 cdef enum:
     ROOM = 16384
     LONGEST_MEMO = 4096
-    MEMOS = 1024
     LOG_ROOM = 32768  # more than the room for a request, and a bit
     LONGEST_ADDRESS = 256
     BLOCKS_A_TURN = 256
@@ -75,11 +74,16 @@ cdef class Memo:
     cdef Py_ssize_t length
 
 
+# Of the last channel: memos that lanes share, know by it whose they are.
+cdef unsigned long long last_serial = 0
+
+
 cdef class FastLane:
     """FastLane(server)\n--\n\nWhat is known to a server before a request comes."""
 
     cdef public object server
     cdef public bint enabled
+    cdef public Py_ssize_t requests
     cdef PyTypeObject* response_class
     cdef unsigned int version
     cdef dict template
@@ -87,8 +91,9 @@ cdef class FastLane:
     cdef dict base
     cdef Py_ssize_t base_size
     cdef object software
-    cdef bint log
-    cdef object log_time
+    cdef bint has_log_hooks
+    cdef object log_time  # None: nothing is logged
+    cdef object revise
     cdef object front
     cdef object file_wrapper
     cdef object get_app  # None: front.application
@@ -99,9 +104,7 @@ cdef class FastLane:
     cdef str last_status
     cdef bytes preamble
     cdef bytes log_date
-    # By file descriptor: so many connections have one at a time, and ten thousand idle ones cost no more.
-    cdef list memos
-    cdef unsigned long long serial
+    cdef list memos  # by descriptor
     # Log lines in Latin-1, written once a turn.
     cdef unsigned char* log_lines
     cdef Py_ssize_t log_size
@@ -109,12 +112,13 @@ cdef class FastLane:
     def __init__(self, server):
         self.server = server
         self.enabled = False
-        self.memos = [None] * MEMOS
+        self.requests = 0
+        self.memos = server.memos
 
     def __dealloc__(self):
         PyMem_Free(self.log_lines)
 
-    def learn(self, template, hidden, log, log_time):
+    def learn(self, template, hidden, has_log_hooks, log_time):
         server = self.server
         settings = server.settings
         self.front = server.front
@@ -133,8 +137,9 @@ cdef class FastLane:
         self.template = template
         self.file_wrapper = template.get("wsgi.file_wrapper") or ()
         self.hidden = hidden
-        self.log = bool(log)
+        self.has_log_hooks = bool(has_log_hooks)
         self.log_time = log_time
+        self.revise = server.revise
         self.second = -1
         self.last_status = None
         self.software = server.response_class.server_software or None
@@ -154,9 +159,10 @@ cdef class Channel:
     """Channel(fd, lane)\n--\n\nThe base of a connection: what the short cut shares with it."""
 
     cdef readonly int fd
-    cdef readonly FastLane lane
+    cdef public FastLane lane
     cdef public bint between_requests
     cdef public double deadline
+    cdef public double began
     cdef unsigned long long serial
     cdef tuple remote  # the client's address and port, as an environ has them
 
@@ -164,10 +170,10 @@ cdef class Channel:
         self.fd = fd
         self.lane = lane
         self.between_requests = lane is not None
-        self.deadline = 0
-        if lane is not None:
-            lane.serial += 1
-            self.serial = lane.serial
+        self.deadline = self.began = 0
+        global last_serial
+        last_serial += 1
+        self.serial = last_serial
 
     def on_event(self):
         cdef unsigned char room[ROOM]
@@ -196,9 +202,9 @@ cdef class Channel:
         cdef Memo memo
         self.remote = None
         if self.lane is not None:
-            memo = self.lane.memos[self.fd % MEMOS]
+            memo = self.lane.memos[memo_place(self)]
             if memo is not None and memo.owner == self.serial:
-                self.lane.memos[self.fd % MEMOS] = None
+                self.lane.memos[memo_place(self)] = None
 
 
 @cython.final
@@ -215,6 +221,7 @@ cdef class LaneResponse(Response):
     cdef bint rest_taken
     cdef dict environ
     cdef object body
+    cdef object address  # the client's, for the log
     cdef bint finished
     # Of a streamed one, once its head is sent.
     cdef object blocks
@@ -242,6 +249,10 @@ cdef class LaneResponse(Response):
         return self.handler
 
 
+cdef inline Py_ssize_t memo_place(Channel channel) noexcept:
+    return channel.fd % PyList_GET_SIZE(channel.lane.memos)
+
+
 cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     """Answer the request that the data begin with; return how much of them it was, 0 if it isn't for us.
 
@@ -262,11 +273,11 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     if end - line_size > lane.max_section:
         return 0
     if is_outdated(lane):
-        lane.server.refresh_lane()  # somebody has set an attribute of a handler class
+        lane.server.refresh_lane(lane)  # somebody has set an attribute of a handler class
         if not lane.enabled:
             return 0
 
-    memo = <Memo><object>PyList_GET_ITEM(lane.memos, channel.fd % MEMOS)
+    memo = <Memo><object>PyList_GET_ITEM(lane.memos, memo_place(channel))
     is_known = (
         memo is not None
         and memo.owner == channel.serial
@@ -296,6 +307,8 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         if channel.remote is None:
             channel.remote = channel.client()
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = channel.remote
+        if lane.revise is not None:
+            lane.revise(environ)
         if is_known:
             memo.environ = environ.copy()
         elif end - line_size <= LONGEST_MEMO:
@@ -304,7 +317,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
             memo.section = PyBytes_FromStringAndSize(<const char*>data + line_size, end - line_size)
             memo.template = lane.template
             memo.option, memo.length = option, length
-            lane.memos[channel.fd % MEMOS] = memo
+            lane.memos[memo_place(channel)] = memo
 
     body = BytesIO(PyBytes_FromStringAndSize(<const char*>data + end, length)) if length else BytesIO()
     environ["wsgi.input"] = body
@@ -318,6 +331,10 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     response.environ = environ
     response.body = body
     response.room = -1
+    response.address = channel.remote[0] if lane.revise is None else environ["REMOTE_ADDR"]
+    lane.requests += 1
+    if lane.has_log_hooks:
+        channel.began = <double>monotonic()
     application = lane.front.application if lane.get_app is None else lane.get_app()
     try:
         response.result = application(environ, response.start_response)
@@ -644,7 +661,8 @@ cdef bytes preamble_of(FastLane lane, LaneResponse response, int flags):
         now = <long long><double>time.time()
     if now != lane.second:
         lane.last_status = None
-        lane.log_date = lane.log_time().encode("latin-1", "replace")
+        if lane.log_time is not None:
+            lane.log_date = lane.log_time().encode("latin-1", "replace")
         lane.second = now
     if flags & (HAS_DATE | HAS_SERVER):
         return preamble_lines(
@@ -690,14 +708,17 @@ cdef int log_safely(FastLane lane, LaneResponse response, Py_ssize_t size) excep
 cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) except -1:
     """Log as WSGIRequestHandler.log_request() does, or have it do so."""
     cdef Py_ssize_t line_size = <Octets>memchr(response.head, 10, response.head_size) - response.head - 1
-    cdef Py_ssize_t address_size, date_size = PyBytes_GET_SIZE(lane.log_date)
+    cdef Py_ssize_t address_size, date_size
     cdef unsigned char* at
     cdef unsigned char* start
     cdef unsigned char number[24]
-    address = response.channel.remote[0] or "-"
+    if lane.log_time is None and not lane.has_log_hooks:
+        return 0
+    address = response.address or "-"
     address_size = PyUnicode_GET_LENGTH(address)
+    date_size = PyBytes_GET_SIZE(lane.log_date)
     if (
-        lane.log
+        lane.has_log_hooks
         or memchr(response.head, 92, line_size) != NULL  # a backslash is escaped
         or not is_ascii(address)
         or address_size + date_size > LONGEST_ADDRESS
@@ -706,7 +727,7 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
         lane.server.log_request(response.channel, head_data, response.status[:3], size)
         return 0
     if LOG_ROOM - lane.log_size < line_size + LONGEST_ADDRESS + 64:
-        lane.server.flush_log()
+        lane.server.flush_log(lane)
     at = lane.log_lines + lane.log_size
     at = put(at, octets(address), address_size)
     at = put(at, b" - - [", 6)

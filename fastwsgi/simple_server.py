@@ -37,6 +37,7 @@ from ._server.hooks import (
     sets,
     stock,
 )
+from ._server.loop import Loop
 from ._server.request import Framing, check_head, is_persistent
 from ._server.response import LARGE_BLOCK, Response
 from ._server.server import EventServer
@@ -132,15 +133,15 @@ class WSGIServer(HTTPServer):
         if explanation.path == "classic":
             super().serve_forever(poll_interval)
             return
-        if self._inside is not None and self._inside.is_running:
+        if self._inside is not None and self._inside.loop.is_running:
             raise RuntimeError("the server is serving already")
         self._close_inside()
         is_shut_down: threading.Event = self._BaseServer__is_shut_down  # type: ignore[attr-defined]
         is_shut_down.clear()
         try:
             self._inside = inside = _event_server(self)
-            inside.serve(self._must_stop, poll_interval)
-            inside.finish()
+            inside.loop.serve(self._must_stop, poll_interval, self.service_actions)
+            inside.loop.finish(inside.settings.graceful_timeout)
         finally:
             self._BaseServer__shutdown_request = False
             try:
@@ -157,7 +158,7 @@ class WSGIServer(HTTPServer):
         Clients that connect and send nothing are not waited for while another sends a request.
         """
         inside = self._inside
-        if explain(self).path == "classic" or (inside is not None and inside.is_running):
+        if explain(self).path == "classic" or (inside is not None and inside.loop.is_running):
             super().handle_request()  # the application of another request may ask for one
             return
         if self._inside is not None and not self._inside.is_for(self.socket, self.RequestHandlerClass, self.settings):
@@ -166,10 +167,10 @@ class WSGIServer(HTTPServer):
             self._inside = _event_server(self)
         timeouts = [each for each in (self._inside.listener_timeout, self.timeout) if each is not None]
         inside = self._inside
-        if not inside.serve_one(min(timeouts, default=None)):
+        if not inside.loop.serve_one(min(timeouts, default=None)):
             self.handle_timeout()
-        if inside.is_stopped:  # by server_close(), while it was answering
-            inside.finish()
+        if inside.loop.is_stopped:  # by server_close(), while it was answering
+            inside.loop.finish(inside.settings.graceful_timeout)
             self._close_inside()
 
     def shutdown(self) -> None:
@@ -178,13 +179,13 @@ class WSGIServer(HTTPServer):
         self._BaseServer__shutdown_request = True
         inside = self._inside
         if inside is not None:
-            inside.wake()
+            inside.loop.wake()
         self._BaseServer__is_shut_down.wait()  # type: ignore[attr-defined]
 
     def server_close(self) -> None:
         """Close the listening socket, and every connection."""
-        if self._inside is not None and self._inside.is_running:
-            self._inside.stop()  # who serves, closes what it uses
+        if self._inside is not None and self._inside.loop.is_running:
+            self._inside.loop.stop()  # who serves, closes what it uses
         else:
             self._close_inside()
         super().server_close()
@@ -192,7 +193,7 @@ class WSGIServer(HTTPServer):
     def _close_inside(self) -> None:
         inside, self._inside = self._inside, None
         if inside is not None:
-            inside.close()
+            inside.loop.close()
 
     def get_app(self) -> WSGIApplication | None:
         """The application."""
@@ -216,6 +217,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     _message: Message | None = None
     _request: tuple[str, str, str] | None = None
     _framing: Framing = Framing(0, expects_continue=False)
+    #: When the request's head was there, by ``time.monotonic()``; event-driven only.
+    began: float = 0.0
 
     @property
     def headers(self) -> Message:
@@ -516,6 +519,7 @@ def _event_server(server: WSGIServer) -> EventServer:
         handler_class,
         _Response,
         server.settings,
+        Loop(server.settings),
         http_version=http_version,
         listens_again=not overridden(type(server), _STOCK_LISTENING, server),
         has_app_hook=bool(overridden(type(server), _STOCK_APP, server)),

@@ -63,7 +63,7 @@ class Running(NamedTuple):
     @property
     def connections(self) -> list[Any]:
         inside = self.server._inside  # there once it runs, and until it's shut down
-        return [] if inside is None else list(inside.connections.values())
+        return [] if inside is None else list(inside.loop.connections.values())
 
     def wait_until_all_are_gone(self) -> None:
         self.wait_until(lambda: not self.connections)

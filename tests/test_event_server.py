@@ -471,7 +471,7 @@ def test_nothing_is_accepted_during_shutdown(start: Any) -> None:
         reader.head()
         stopper = threading.Thread(target=running.server.shutdown)
         stopper.start()
-        inside = running.server._inside
+        inside = running.server._inside.loop
         running.wait_until(lambda: inside.is_closing)
         sweep = inside._next_sweep
         with socket.create_connection(running.address):

@@ -382,7 +382,7 @@ def test_nobody_is_accepted_while_it_stops(make: Any) -> None:
             assert slow.recv(1) == b"H"
             stopper = threading.Thread(target=server.shutdown, daemon=True)
             stopper.start()
-            while not server._inside.is_closing:
+            while not server._inside.loop.is_closing:
                 pass
             with connect(server) as late:
                 thread.join(TIMEOUT)

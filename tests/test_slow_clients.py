@@ -58,7 +58,7 @@ class Counter:
     def __init__(self, server: Running) -> None:
         server.wait_until(lambda: server.server._inside)
         self.turns = self.events = 0
-        poller = server.server._inside.poller
+        poller = server.server._inside.loop.poller
         wait = poller.wait
 
         def counting(timeout: float | None) -> list[tuple[int, int]]:

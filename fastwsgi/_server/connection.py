@@ -27,8 +27,8 @@ from fastwsgi._backend import Channel, find_head_end, parse_head, parse_request_
 from fastwsgi._grammar import BadRequest
 
 from .body import IncomingBody
-from .loop import READ, WRITE
 from .output import FileRange, Output
+from .poller import READ, WRITE, wait_until_writable
 from .request import check_head
 from .transport import PLAIN, Transport
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from fastwsgi._backend import FastLane
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
-    from .loop import Poller
     from .response import Response
     from .settings import Settings
 
@@ -52,11 +51,14 @@ class Server(Protocol):
 
     settings: Settings
     transport: Transport
-    poller: Poller
-    lane: FastLane | None
-    requests: int
-    is_closing: bool
+    lanes: list[FastLane]
+    has_log_hooks: bool
+    begins_with_proxy: bool
     get_app: Callable[[], WSGIApplication]
+
+    @property
+    def loop(self) -> Loop:
+        """What serves its connections."""
 
     def make_handler(self, connection: Connection, request_line: bytes) -> Any:
         """A request handler for a request that begins with this line."""
@@ -67,8 +69,23 @@ class Server(Protocol):
     def error_answer(self, handler: Any, error: BadRequest) -> bytes:
         """The answer to what is no request."""
 
-    def flush_log(self) -> None:
-        """Write what is to be logged."""
+    def flush_log(self, lane: FastLane) -> None:
+        """Write the lines that a lane has collected."""
+
+    def handle_error(self, sock: socket.socket, address: Any) -> None:
+        """Log an exception that is being handled."""
+
+
+class Loop(Protocol):
+    """What a connection needs of the loop that serves it."""
+
+    requests: int
+    is_closing: bool
+    #: Whether several threads run it, and an application may keep one of them waiting.
+    is_shared: bool
+
+    def watch(self, connection: Connection, events: int) -> None:
+        """Call on_event() when the socket is ready for these events, and for no others."""
 
     def forget(self, connection: Connection) -> None:
         """Take note that a connection is about to close its socket."""
@@ -100,7 +117,7 @@ class Connection(Channel):
     )  # fmt: skip
 
     def __init__(self, server: Server, sock: socket.socket, address: Any) -> None:
-        super().__init__(sock.fileno(), server.lane)
+        super().__init__(sock.fileno(), server.lanes[0] if server.lanes else None)
         self.server = server
         self.sock = sock
         self.address = address
@@ -153,7 +170,7 @@ class Connection(Channel):
         if self.output:  # 100 (Continue), behind an answer that the client hasn't taken
             self._flush()
             if not self.output:
-                self.watch(READ)
+                self.server.loop.watch(self, READ)
         while self.state in (HEAD, BODY):
             data = self._receive()
             if data is None:
@@ -183,7 +200,7 @@ class Connection(Channel):
             waits_for = self.server.transport.handshake(self.sock)
         except OSError as error:
             raise ClientGoneError from error
-        self.watch(waits_for or READ)
+        self.server.loop.watch(self, waits_for or READ)
         if not waits_for:
             self.state = HEAD
             self._read()
@@ -230,17 +247,18 @@ class Connection(Channel):
         if end < 0:
             self.scanned = len(buffer)
             return False
+        self.began = now = monotonic()
         self.handler = self.parsed_handler(bytes(buffer[:end]))
         framing = self.handler._framing
         del buffer[:end]
         self.scanned = self.request_line_size = 0
         self.body = IncomingBody(framing.length, settings) if framing.length != 0 else None
         self.state = BODY
-        self.deadline = monotonic() + settings.progress_timeout
+        self.deadline = now + settings.progress_timeout
         if framing.expects_continue and not buffer:
             self.send(_CONTINUE)
             if self.output:
-                self.watch(READ | WRITE)
+                self.server.loop.watch(self, READ | WRITE)
         return True
 
     def _take_body(self) -> bool:
@@ -263,6 +281,7 @@ class Connection(Channel):
     def _refuse(self, error: BadRequest) -> None:
         """Answer what is no request, and take no other from this client."""
         if self.handler is None:
+            self.began = monotonic()
             line = bytes((self.buffer or b"")[: self.server.settings.max_request_line + 2])
             self.handler = self.server.make_handler(self, line[: line.find(b"\n") + 1 or len(line)])
         self._drop_body()
@@ -317,7 +336,18 @@ class Connection(Channel):
         return self.broken or self.state == CLOSED
 
     def is_full(self) -> bool:
-        return self.output is not None and self.output.size >= self.server.settings.max_output
+        """Whether so much waits that the application should, too; in a thread of its own it waits here."""
+        output = self.output
+        if output is None or output.size < self.server.settings.max_output:
+            return False
+        if not self.server.loop.is_shared:
+            return True
+        while output.size >= self.server.settings.max_output:
+            if not wait_until_writable(self.sock, self.deadline - monotonic()):
+                self.broken = True
+                raise ClientGoneError
+            self._flush()
+        return False
 
     def has_sent_all(self) -> bool:
         return not self.output
@@ -338,15 +368,15 @@ class Connection(Channel):
         elif self.output or (response is not None and not response.finished):
             if not self.output:
                 self.deadline = monotonic() + self.server.settings.progress_timeout
-            self.watch(WRITE)
+            self.server.loop.watch(self, WRITE)
         else:
             self._end_request(response)
 
     def _end_request(self, response: Response | None) -> None:
         client_closes = self.handler is not None and self.handler.close_connection
         self.output = self.response = self.handler = None
-        self.server.requests += 1
-        if response is not None and response.persistent and not self.server.is_closing:
+        self.server.loop.requests += 1
+        if response is not None and response.persistent and not self.server.loop.is_closing:
             self._await_request()
         elif response is not None and response.must_reset:
             self.reset()
@@ -359,7 +389,7 @@ class Connection(Channel):
         settings = self.server.settings
         self.state = HEAD
         if self.watched:
-            self.watch(READ)
+            self.server.loop.watch(self, READ)
         if self.buffer:
             self.deadline = monotonic() + settings.head_timeout
         else:
@@ -376,7 +406,7 @@ class Connection(Channel):
 
     def received(self, data: bytes) -> None:
         """Take octets that were received, and have not been looked at."""
-        self.server.flush_log()
+        self.flush_log()
         try:
             self._take(data)
         except ClientGoneError:
@@ -384,13 +414,18 @@ class Connection(Channel):
 
     def begin_response(self, head: bytes, environ: WSGIEnvironment, body: Any) -> Response:
         """A response whose application was called already, or is being called."""
-        self.server.flush_log()
+        self.flush_log()
         self.handler = self.parsed_handler(head)
         self.state = ANSWER
         self.between_requests = False
         self.response = self.server.make_response(self, self.handler, {}, body)
         self.response.environ = environ
         return self.response
+
+    def flush_log(self) -> None:
+        """Write what the lane has logged, before anything that comes later."""
+        if self.lane is not None:
+            self.server.flush_log(self.lane)
 
     def parsed_handler(self, head: bytes) -> Any:
         """A request handler for a whole head. Raises BadRequest."""
@@ -432,7 +467,7 @@ class Connection(Channel):
 
     def close_failed(self, head: bytes, error: Exception) -> None:
         """Log what an iterable's close() has raised, after all was sent."""
-        self.server.flush_log()
+        self.flush_log()
         response = self.server.make_response(self, self.parsed_handler(head), {}, None)
         response.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
 
@@ -447,9 +482,9 @@ class Connection(Channel):
         self.between_requests = False
         self.state = LINGER
         self.deadline = monotonic() + self.server.settings.linger_timeout
-        self.server.flush_log()
+        self.flush_log()
         self.server.transport.end_of_output(self.sock)
-        self.watch(READ)
+        self.server.loop.watch(self, READ)
         self._read_away()
 
     def _read_away(self) -> None:
@@ -480,7 +515,7 @@ class Connection(Channel):
         elif state != HANDSHAKE and not self.broken and self.server.transport is not PLAIN:
             self.server.transport.end_of_output(self.sock)  # RFC 9112 section 9.8: a closure alert first
         if state in (BODY, ANSWER) or self.buffer:
-            self.server.requests += 1  # whatever became of it
+            self.server.loop.requests += 1  # whatever became of it
         self.state = CLOSED
         self.between_requests = False
         self._drop_body()
@@ -492,16 +527,7 @@ class Connection(Channel):
                 response.abandon()
         finally:
             try:
-                self.server.forget(self)
+                self.flush_log()
+                self.server.loop.forget(self)
             finally:
                 self.sock.close()
-
-    def watch(self, events: int) -> None:
-        """Have the poller watch the socket for these events only."""
-        if self.watched == events:
-            return
-        if self.watched:
-            self.server.poller.change(self.fd, events)
-        else:
-            self.server.poller.watch(self.fd, events)
-        self.watched = events

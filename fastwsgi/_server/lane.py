@@ -14,7 +14,10 @@ from fastwsgi._backend import FastLane, Headers, RequestHead
 from .request import Framing
 from .response import Response
 
-_NOBODY: Any = SimpleNamespace(sock=None, address=("", 0))
+#: How many connections have a memo at a time; ten thousand idle ones cost no more.
+MEMOS = 1024
+
+_NOBODY: Any = SimpleNamespace(sock=None, address=("", 0), began=0.0)
 _NOTHING = RequestHead("GET", "/", "HTTP/1.1", [("Host", "")])
 # What a request and its client determine, and the lane sets.
 _OWN = (
@@ -30,6 +33,8 @@ class LaneServer(Protocol):
     http_version: str
     #: Whether log lines are made by hooks that a program overrides.
     has_log_hooks: bool
+    #: Whether there are log lines.
+    logs: bool
 
     def make_handler(self, connection: Any, request_line: bytes) -> Any: ...
     def make_response(self, connection: Any, handler: Any, environ: dict[str, Any], body: Any) -> Response: ...
@@ -54,4 +59,4 @@ def teach(lane: FastLane, server: LaneServer) -> None:
         name: value for name, value in response.environ.items() if name not in _OWN and not name.startswith("HTTP_")
     }
     hidden = {name: value for name, value in response.os_environ.items() if name.startswith("HTTP_")}
-    lane.learn(template, hidden, server.has_log_hooks, handler.log_date_time_string)
+    lane.learn(template, hidden, server.has_log_hooks, handler.log_date_time_string if server.logs else None)

@@ -1,136 +1,465 @@
-"""Wait for sockets: one poller, whatever the platform calls it, and a way to wake it up.
+"""The loop: wait for sockets, hand events to connections, watch the clock, stop.
 
-A poller reports pairs of a file descriptor and a mask. Nobody needs the mask: who is woken tries what it
-wanted to do, and learns from the socket how that went.
+``Loop`` is one thread's. ``SharedLoop`` is run by several at once, which all do the same: who gets a connection's
+event, has the connection until it waits for its client again. So what belongs to one connection needs no lock.
 """
 
 from __future__ import annotations
 
 import contextlib
-import select
-import selectors
-import socket
-from collections.abc import Iterable
-from typing import Any, Protocol
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
-# epoll's own numbers, so that nothing is translated where it matters.
-READ, WRITE = 1, 4
+from .connection import ANSWER, CLOSED, HEAD, Connection
+from .poller import READ, WakeUp, make_poller, make_shared_poller
 
+if TYPE_CHECKING:
+    from fastwsgi._backend import FastLane
 
-class Poller(Protocol):
-    """Level-triggered: a descriptor is reported as long as it is ready for what it is watched for."""
+    from .server import EventServer
+    from .settings import Settings
 
-    def watch(self, fd: int, events: int) -> None:
-        """Begin to watch a descriptor for READ, WRITE or both."""
-
-    def change(self, fd: int, events: int) -> None:
-        """Watch it for something else."""
-
-    def forget(self, fd: int) -> None:
-        """Stop; before the descriptor is closed."""
-
-    def wait(self, timeout: float | None) -> Iterable[tuple[int, int]]:
-        """The ready descriptors, as soon as there are any or after some seconds."""
-
-    def close(self) -> None:
-        """Give back what the platform lent."""
+# So many connections are accepted before those that are there have their turn.
+_ACCEPTED_AT_ONCE = 64
+# How often deadlines are looked at: a sweep costs less than a tenth of a microsecond for each connection.
+_TICK = 1.0
+# For no time limit, which PyPy's epoll has no word for.
+_LONGEST_WAIT = 3600.0
+# For so many seconds a client that has just had an answer is likely to ask again.
+_MOMENT = 1.0
+# After so many seconds between requests a connection gives its memo back.
+_MEMO_IDLE = 5.0
 
 
-class EpollPoller:
-    """Linux."""
+class Loop:
+    """Serves the connections of one or more servers, in the thread that calls it."""
 
-    def __init__(self) -> None:
-        epoll = select.epoll()
-        self.watch = epoll.register
-        self.change = epoll.modify
-        self.forget = epoll.unregister
-        self.wait = epoll.poll
-        self.close = epoll.close
+    #: Whether several threads run it.
+    is_shared = False
 
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        #: How many requests were answered on the general path, bad ones among them.
+        self.requests = 0
+        #: Whether each connection is closed after the request that it is at.
+        self.is_closing = False
+        #: Whether it is to accept nothing more, and to end.
+        self.is_stopped = False
+        #: Whether serve() or serve_one() runs, perhaps with the caller in one of its applications.
+        self.is_running = False
+        self.connections: dict[int, Connection] = {}
+        #: By the descriptor of the socket that each listens to.
+        self.servers: dict[int, EventServer] = {}
+        self._accepting = True
+        shortest = min(
+            settings.head_timeout, settings.keep_alive_timeout, settings.progress_timeout, settings.linger_timeout
+        )
+        self._tick = min(_TICK, shortest / 4)
+        self._next_sweep = 0.0
+        self._wake_up = WakeUp()
+        try:
+            self._open_poller()
+        except BaseException:
+            self._wake_up.close()
+            raise
 
-class KqueuePoller:
-    """macOS and the BSDs."""
+    def _open_poller(self) -> None:
+        self.poller = make_poller(self.settings.poller)
+        self.poller.watch(self._wake_up.fd, READ)
 
-    def __init__(self) -> None:
-        self._queue: Any = select.kqueue()  # type: ignore[attr-defined, unused-ignore]
-        self._watched: dict[int, int] = {}
-        self.close = self._queue.close
+    def add(self, server: EventServer) -> None:
+        """Have a server's listening socket watched."""
+        self.servers[server.listener_fd] = server
+        self.poller.watch(server.listener_fd, READ)
 
-    def watch(self, fd: int, events: int) -> None:
-        self.change(fd, events)
+    # ---- running -------------------------------------------------------------------------------------
 
-    def change(self, fd: int, events: int) -> None:
-        before = self._watched.get(fd, 0)
-        changes = []
-        for event, kind in ((READ, select.KQ_FILTER_READ), (WRITE, select.KQ_FILTER_WRITE)):  # type: ignore[attr-defined, unused-ignore]
-            if (before ^ events) & event:
-                action = select.KQ_EV_ADD if events & event else select.KQ_EV_DELETE  # type: ignore[attr-defined, unused-ignore]
-                changes.append(select.kevent(fd, kind, action))  # type: ignore[attr-defined, unused-ignore]
-        if changes:
-            self._queue.control(changes, 0)
-        self._watched[fd] = events
+    def serve(
+        self, must_stop: Callable[[], bool], poll_interval: float | None, service_actions: Callable[[], None]
+    ) -> None:
+        """Serve until must_stop() says so; it is asked at every event and every poll_interval seconds."""
+        self.is_running = True
+        try:
+            while not (self.is_stopped or must_stop()):
+                self._turn(poll_interval)
+                service_actions()
+        finally:
+            self.is_running = False
 
-    def forget(self, fd: int) -> None:
-        self.change(fd, 0)
-        del self._watched[fd]
+    def serve_one(self, timeout: float | None) -> bool:
+        """Serve until one request was answered, or whatever became of it, or for some seconds; whether one was."""
+        self._close_lanes()
+        end = None if timeout is None else monotonic() + timeout
+        before = self.requests
+        self.is_running = True
+        try:
+            self._turn(timeout, one=True)
+            while self.requests == before and not self.is_stopped:
+                left = None if end is None else end - monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._turn(left, one=True)
+        finally:
+            self.is_running = False
+        for connection in list(self.connections.values()):
+            self._retire(connection, False)  # nobody may come back to clients that only connected
+        return True
 
-    def wait(self, timeout: float | None) -> Iterable[tuple[int, int]]:
-        return [(event.ident, READ) for event in self._queue.control(None, 256, timeout)]
+    def _turn(self, timeout: float | None, one: bool = False) -> None:
+        """Wait for events, and have them handled; with one, only until a request was answered."""
+        before = self.requests
+        get = self.connections.get
+        events = self.poller.wait(self._patience(timeout))
+        now = monotonic()
+        for fd, _ in events:
+            connection = get(fd)
+            if connection is not None:
+                try:
+                    connection.on_event()
+                except Exception:
+                    self._fail(connection)
+                if one and self.requests != before:
+                    break
+            elif fd in self.servers:
+                self._accept(self.servers[fd], 1 if one else _ACCEPTED_AT_ONCE)
+            else:
+                self._wake_up.on_event()
+        for server in self.servers.values():
+            server.flush_logs()
+        if now >= self._next_sweep:
+            self._sweep(now)
 
-
-class SelectorPoller:
-    """Everywhere."""
-
-    def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self.close = self._selector.close
-
-    def watch(self, fd: int, events: int) -> None:
-        self._selector.register(fd, _selector_events(events))
-
-    def change(self, fd: int, events: int) -> None:
-        self._selector.modify(fd, _selector_events(events))
-
-    def forget(self, fd: int) -> None:
-        self._selector.unregister(fd)
-
-    def wait(self, timeout: float | None) -> Iterable[tuple[int, int]]:
-        return [(key.fd, READ) for key, _ in self._selector.select(timeout)]
-
-
-def _selector_events(events: int) -> int:
-    return (selectors.EVENT_READ if events & READ else 0) | (selectors.EVENT_WRITE if events & WRITE else 0)
-
-
-def make_poller(kind: str = "best") -> Poller:
-    """The platform's best poller, or by kind "selectors" the one that every platform has."""
-    if kind == "best":
-        if hasattr(select, "epoll"):
-            return EpollPoller()
-        if hasattr(select, "kqueue"):
-            return KqueuePoller()
-    return SelectorPoller()
-
-
-class WakeUp:
-    """Ends a poller's waiting, from any thread."""
-
-    def __init__(self) -> None:
-        self._ours, self._theirs = socket.socketpair()
-        self._ours.setblocking(False)
-        self._theirs.setblocking(False)
-        self.fd = self._ours.fileno()
+    def _patience(self, timeout: float | None) -> float:
+        """How long to wait for events, in seconds, so that no deadline is missed by much."""
+        if timeout is None:
+            timeout = _LONGEST_WAIT
+        return min(timeout, self._tick) if self.connections or not self._accepting else timeout
 
     def wake(self) -> None:
-        # Full means that it will wake up anyway, closed that there is nobody to wake up.
-        with contextlib.suppress(OSError):
-            self._theirs.send(b"\0")
+        """End the wait for events, from any thread."""
+        self._wake_up.wake()
 
-    def on_event(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._ours.recv(4096):
-                pass
+    def stop(self) -> None:
+        """Have serve() return, from any thread; what runs it closes everything then."""
+        self.is_stopped = True
+        self.wake()
+
+    def finish(self, timeout: float, *, patiently: bool = False) -> None:
+        """Accept nothing more, answer what has been received, and give clients a moment to read it.
+
+        timeout: seconds; patiently: whether requests that have come in part are waited for, too, and for a moment
+        those of clients that had an answer just now.
+        """
+        self.is_stopped = True
+        self._pause_accepting()
+        self._close_lanes()
+        self._turn(0)
+        end = monotonic() + timeout
+        for connection in list(self.connections.values()):
+            self._retire(connection, patiently)
+        while self._is_waited_for(patiently):
+            left = end - monotonic()
+            if left < 0:
+                break
+            self._turn(min(left, self._tick))
+
+    def accept_all(self) -> None:
+        """Accept who waits for it, before the listening sockets are closed and they are turned away."""
+        for server in self.servers.values():
+            self._accept(server, self.settings.max_connections)
+
+    def _retire(self, connection: Connection, patiently: bool) -> None:
+        """Close a connection that is between requests, at once or after a moment."""
+        if connection.state != HEAD or connection.buffer:
+            return
+        left = connection.deadline - monotonic()
+        times = self.settings.keep_alive_timeout, self.settings.head_timeout
+        if patiently and any(time - _MOMENT < left <= time for time in times):
+            connection.deadline = monotonic() + _MOMENT  # its client is busy, and about to ask again
+        else:
+            connection.close()
+
+    def _is_waited_for(self, patiently: bool) -> bool:
+        """Whether there is a connection that stopping should wait for."""
+        return any(patiently or each.state == ANSWER for each in list(self.connections.copy().values()))
 
     def close(self) -> None:
-        self._ours.close()
-        self._theirs.close()
+        """Close every connection, and give the listening sockets back as they were."""
+        self.is_stopped = True
+        for connection in list(self.connections.values()):
+            connection.close()
+        self._pause_accepting()
+        self.poller.close()
+        self._wake_up.close()
+        for server in self.servers.values():
+            server.give_listener_back()
+
+    def _close_lanes(self) -> None:
+        """From now on each connection is closed after the request that it is at, which the lanes don't do."""
+        self.is_closing = True
+        self._tick = min(self._tick, _MOMENT / 10)
+        for server in self.servers.values():
+            server.close_lanes()
+
+    def _fail(self, connection: Connection) -> None:
+        """Something raised that shouldn't: a hook, or the answer to an error."""
+        try:
+            connection.server.handle_error(connection.sock, connection.address)
+        finally:
+            self.requests += 1
+            connection.close()
+
+    def _sweep(self, now: float) -> None:
+        """Look at the deadlines of all connections.
+
+        now: before this turn's events. What an application took since then, is not its clients' fault.
+        """
+        self._next_sweep = now + self._tick
+        quiet = now + self.settings.keep_alive_timeout - _MEMO_IDLE
+        for connection in list(self.connections.values()):
+            if connection.deadline <= now:
+                try:
+                    connection.expire()
+                except Exception:
+                    self._fail(connection)
+            elif connection.deadline <= quiet:
+                connection.forget()
+        if not self._accepting:
+            self._resume_accepting()
+
+    # ---- connections ---------------------------------------------------------------------------------
+
+    def watch(self, connection: Connection, events: int) -> None:
+        """Watch a connection's socket for these events only."""
+        if connection.watched == events:
+            return
+        if connection.watched:
+            self.poller.change(connection.fd, events)
+        else:
+            self.poller.watch(connection.fd, events)
+        connection.watched = events
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is about to close its socket."""
+        if connection.watched:
+            self.poller.forget(connection.fd)
+        del self.connections[connection.fd]
+        if not self._accepting:
+            self._resume_accepting()
+
+    # ---- accepting -----------------------------------------------------------------------------------
+
+    def _accept(self, server: EventServer, most: int) -> None:
+        for _ in range(most):
+            if len(self.connections) >= self.settings.max_connections:
+                self._pause_accepting()
+                return
+            try:
+                accepted = server.accept()
+            except ConnectionError:
+                continue
+            except OSError:
+                # No descriptors, or what the network did to a connection that nobody has seen. Until a connection is
+                # closed, or the next tick: level-triggered, it would be reported again.
+                self._pause_accepting()
+                return
+            if accepted is None:
+                return
+            connection = server.welcome(*accepted)
+            if connection is not None:
+                self._begin(connection)
+
+    def _begin(self, connection: Connection) -> None:
+        self.connections[connection.fd] = connection
+        try:
+            # The request is often there already, and then the poller needn't know.
+            connection.on_event()
+            if not connection.watched and connection.state != CLOSED:
+                self.watch(connection, READ)
+        except Exception:
+            self._fail(connection)
+
+    def _pause_accepting(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            for fd in self.servers:
+                with contextlib.suppress(OSError, KeyError, ValueError):  # which it is if somebody has closed it
+                    self.poller.forget(fd)
+
+    def _resume_accepting(self) -> None:
+        if not self.is_stopped and len(self.connections) < self.settings.max_connections:
+            self._accepting = True
+            for fd in self.servers:
+                self.poller.watch(fd, READ)
+
+
+class SharedLoop(Loop):
+    """Serves in several threads, each of which runs ``serve_in_thread()``.
+
+    A connection that waits for its client is *parked*, and its socket armed; the thread that its event comes to,
+    takes it out again. Parking is done before arming, and taking out is one atomic step: so nobody else has it then.
+    """
+
+    is_shared = True
+
+    def _open_poller(self) -> None:
+        self._parked: dict[int, Connection] = {}
+        self._sweeps = threading.Lock()
+        self._gone = threading.Event()
+        self._shared_poller = make_shared_poller(self.settings.poller)
+        self._shared_poller.arm(self._wake_up.fd, READ, is_new=True)
+
+    def add(self, server: EventServer) -> None:
+        self.servers[server.listener_fd] = server
+        self._shared_poller.arm(server.listener_fd, READ, is_new=True)
+
+    def serve_in_thread(self, number: int) -> None:
+        """Serve until stop() is called. number: the thread's, from 0; each has a fast lane of its own."""
+        lanes: dict[Any, FastLane | None] = {
+            server: server.lanes[number] if server.lanes else None for server in self.servers.values()
+        }
+        while not self.is_stopped:
+            self._turn_in_thread(lanes)
+
+    def _turn_in_thread(self, lanes: dict[Any, FastLane | None]) -> None:
+        events = self._shared_poller.wait(self._patience(None))
+        now = monotonic()
+        for fd, _ in events:
+            connection = self._parked.pop(fd, None)
+            if connection is not None:
+                connection.lane = lanes[connection.server]
+                self._handle(connection)
+            elif fd in self.servers:
+                self._accept_in_thread(self.servers[fd], lanes)
+            elif fd == self._wake_up.fd:
+                if not self.is_stopped:
+                    self._wake_up.on_event()
+                self._shared_poller.arm(fd, READ)  # for the other threads
+        for lane in lanes.values():
+            if lane is not None:
+                lane.server.flush_log(lane)
+        if now >= self._next_sweep and self._sweeps.acquire(blocking=False):
+            try:
+                self._sweep(now)
+            finally:
+                self._sweeps.release()
+
+    def _handle(self, connection: Connection, is_new: bool = False) -> None:
+        """Have a connection do what can be done; it is this thread's meanwhile."""
+        try:
+            connection.on_event()
+        except Exception:
+            self._fail(connection)
+        if connection.state != CLOSED:
+            self._park(connection, is_new)
+
+    def _park(self, connection: Connection, is_new: bool = False) -> None:
+        self._parked[connection.fd] = connection
+        self._shared_poller.arm(connection.fd, connection.watched or READ, is_new)
+
+    def _claim(self, connection: Connection) -> bool:
+        """Take a connection from the poller, unless another thread has it."""
+        claimed = self._parked.pop(connection.fd, None)
+        if claimed is not None and claimed is not connection:  # which was closed, and the descriptor used again
+            self._park(claimed)
+        return claimed is connection
+
+    def _sweep(self, now: float) -> None:
+        self._next_sweep = now + self._tick
+        for connection in list(self.connections.copy().values()):
+            if connection.deadline <= now and self._claim(connection):
+                if connection.deadline <= now:
+                    self._shared_poller.forget(connection.fd)
+                    connection.lane = None
+                    try:
+                        connection.expire()
+                    except Exception:
+                        self._fail(connection)
+                if connection.state != CLOSED:
+                    self._park(connection)
+        if not self._accepting:
+            self._resume_accepting()
+
+    def watch(self, connection: Connection, events: int) -> None:
+        connection.watched = events  # armed when this thread is done with it
+
+    def forget(self, connection: Connection) -> None:
+        del self.connections[connection.fd]
+        if not self.connections and self.is_closing:
+            self._gone.set()
+        if not self._accepting:
+            self._resume_accepting()
+
+    def _accept_in_thread(self, server: EventServer, lanes: dict[Any, FastLane | None]) -> None:
+        if not self._accepting or len(self.connections) >= self.settings.max_connections:
+            self._accepting = False
+            return
+        accepted = None
+        try:
+            accepted = server.accept()
+        except ConnectionError:
+            pass
+        except OSError:
+            self._accepting = False
+            return
+        # Now, so that the next client is accepted while this one's application runs.
+        self._shared_poller.arm(server.listener_fd, READ)
+        connection = server.welcome(*accepted) if accepted is not None else None
+        if connection is not None:
+            self.connections[connection.fd] = connection
+            connection.lane = lanes[server]
+            self._handle(connection, is_new=True)
+
+    def _pause_accepting(self) -> None:
+        self._accepting = False  # the thread that gets the next client, arms the socket no more
+
+    def _resume_accepting(self) -> None:
+        if not self.is_stopped and not self.is_closing and len(self.connections) < self.settings.max_connections:
+            self._accepting = True
+            for fd in self.servers:
+                self._shared_poller.arm(fd, READ)
+
+    def finish(self, timeout: float, *, patiently: bool = False) -> None:
+        """The same, while the threads go on, and from another thread than theirs."""
+        self._pause_accepting()
+        self._close_lanes()
+        for connection in list(self.connections.copy().values()):
+            if self._claim(connection):
+                self._shared_poller.forget(connection.fd)
+                connection.lane = None
+                try:
+                    connection.on_event()  # a request may have come already
+                except Exception:
+                    self._fail(connection)
+                self._retire(connection, patiently)
+                if connection.state != CLOSED:
+                    self._park(connection)
+        end = monotonic() + timeout
+        while self._is_waited_for(patiently) and (left := end - monotonic()) > 0:
+            self._gone.wait(min(left, self._tick))
+        self.stop()
+
+    def accept_all(self) -> None:
+        for server in self.servers.values():
+            while len(self.connections) < self.settings.max_connections:
+                try:
+                    accepted = server.accept()
+                except OSError:
+                    break
+                connection = server.welcome(*accepted) if accepted is not None else None
+                if connection is None:
+                    break
+                self.connections[connection.fd] = connection
+                self._park(connection, is_new=True)
+
+    def close(self) -> None:
+        """Close every connection. The threads must have ended, or never run again."""
+        self.is_stopped = True
+        for connection in list(self.connections.values()):
+            connection.close()
+        self._shared_poller.close()
+        self._wake_up.close()
+        for server in self.servers.values():
+            server.give_listener_back()

@@ -31,6 +31,11 @@ class FileRange:
         #: Whether its file system can't send from it.
         self.must_be_read = False
 
+    def duplicate(self) -> FileRange:
+        """The same octets, by a descriptor of our own, for when the file is closed before they are sent."""
+        file = os.fdopen(os.dup(self.file.fileno()), "rb", buffering=0)
+        return FileRange(file, self.offset, self.count, ours=True)
+
     def read(self, size: int) -> bytes:
         if hasattr(os, "pread"):
             return os.pread(self.file.fileno(), size, self.offset)

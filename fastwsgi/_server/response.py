@@ -46,7 +46,7 @@ class Client(Protocol):
         """The same with octets of a file, which stays open until it's sent."""
 
     def is_full(self) -> bool:
-        """Whether so much waits that the application should, too."""
+        """Whether so much waits that the application should, too; in a thread of its own it waits, and it's not."""
 
     def has_sent_all(self) -> bool:
         """Whether nothing waits."""
@@ -57,7 +57,8 @@ class Response(SimpleHandler):
 
     client: the connection; request_handler: a WSGIRequestHandler with the request, for its hooks; environ: the
     request's variables; body: the stream for ``wsgi.input``; modern: whether the client speaks HTTP/1.1;
-    persistent: whether the connection may be used again; http_version: str, ours.
+    persistent: whether the connection may be used again; http_version: str, ours; multithread: whether it's run in
+    one of several threads. Then it never pauses, for an iterable must stay in its thread.
     """
 
     request_handler: Any
@@ -72,8 +73,9 @@ class Response(SimpleHandler):
         modern: bool,
         persistent: bool,
         http_version: str,
+        multithread: bool,
     ) -> None:
-        super().__init__(body, None, request_handler.get_stderr(), environ, multithread=False)
+        super().__init__(body, None, request_handler.get_stderr(), environ, multithread=multithread)
         self.client = client
         self.request_handler = request_handler
         self.http_version = http_version
@@ -95,6 +97,7 @@ class Response(SimpleHandler):
         self._chunked = False
         self._room: int | None = None  # octets that the Content-Length leaves
         self._surplus = False
+        self._may_pause = not multithread
 
     # ---- the course of it ----------------------------------------------------------------------------
 
@@ -114,7 +117,7 @@ class Response(SimpleHandler):
             if self._blocks is None:
                 if self._file is not None or (self.result_is_file() and self.sendfile()):
                     # It's the application's, and closed with the iterable: not before it's sent.
-                    if self.client.has_sent_all():
+                    if not self._may_pause or self.client.has_sent_all():
                         self._finish()
                     return
                 self._blocks = iter(self.result)
@@ -138,7 +141,7 @@ class Response(SimpleHandler):
         for taken, data in enumerate(blocks, 1):
             if data != b"" or not self.status:  # an empty block is nothing to send headers for
                 self.write(data)
-            if taken == _BLOCKS_A_TURN or self.client.is_full():
+            if self.client.is_full() or (taken == _BLOCKS_A_TURN and self._may_pause):
                 return False
         return True
 
@@ -290,7 +293,7 @@ class Response(SimpleHandler):
         self._flush()
         if not self._bodiless:
             self.bytes_sent = file.count
-            self.client.send_file(file)
+            self.client.send_file(file if self._may_pause else file.duplicate())
         return True
 
     def send_headers(self) -> None:

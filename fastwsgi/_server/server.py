@@ -1,26 +1,23 @@
-"""The event-driven server: listen, accept, hand events to connections, watch the clock, stop.
+"""The event-driven server of one listening socket: accept, welcome, make handlers and responses, log.
 
-One thread does all of it. Who listens, which classes are asked and which hooks are called, is the business of the
-``socketserver`` server in front, of which this is the inside.
+Who listens, which classes are asked and which hooks are called, is the business of the ``socketserver`` server in
+front, of which this is the inside. When something is done, is the loop's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import socket
 import sys
 from collections.abc import Callable
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from fastwsgi._backend import FastLane
 from fastwsgi._grammar import BadRequest
 
-from .connection import ANSWER, HEAD, Connection
-from .lane import teach
-from .loop import READ, WakeUp, make_poller
+from .connection import Connection
+from .lane import MEMOS, teach
 from .response import Response
 from .settings import Settings
 from .transport import PLAIN, TLS, is_tls
@@ -28,26 +25,27 @@ from .transport import PLAIN, TLS, is_tls
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
+    from .loop import Loop
+
 # How many connections may wait to be accepted: socketserver's 5 are soon full, and then clients try again in a second.
 _BACKLOG = 1024
-# So many connections are accepted before those that are there have their turn.
-_ACCEPTED_AT_ONCE = 64
-# How often deadlines are looked at: a sweep costs less than a tenth of a microsecond for each connection.
-_TICK = 1.0
-# For no time limit, which PyPy's epoll has no word for.
-_LONGEST_WAIT = 3600.0
-# After so many seconds between requests a connection gives its memo back.
-_MEMO_IDLE = 5.0
+
+
+def _write_to_stderr(lines: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(lines)
 
 
 class EventServer:
     """Serves the connections of one listening socket.
 
     front: the ``WSGIServer``, for its socket, hooks and application; handler_class: whose hooks see each request;
-    response_class: a subclass of Response; http_version: "1.1" or "1.0"; listens_again: whether the
-    socket's backlog is ours to choose; has_app_hook: whether front overrides
-    how the application is got; has_environ_hooks, has_log_hooks: whether handler_class overrides what an environ or a
-    log line is made of.
+    response_class: a subclass of Response; loop: which serves its connections; http_version: "1.1" or "1.0";
+    listens_again: whether the socket's backlog is ours to choose; has_app_hook: whether front overrides how the
+    application is got; has_environ_hooks, has_log_hooks: whether handler_class overrides what an environ or a log
+    line is made of; logs: whether requests are logged at all; write_log: takes lines for the log; revise: changes an
+    environ that is otherwise whole, by what is in it; threads: how many run the loop; begins_with_proxy: whether each
+    connection begins with a PROXY protocol header.
     """
 
     def __init__(
@@ -56,61 +54,54 @@ class EventServer:
         handler_class: type[Any],
         response_class: type[Response],
         settings: Settings,
+        loop: Loop,
         *,
         http_version: str = "1.1",
         listens_again: bool = False,
         has_app_hook: bool = False,
         has_environ_hooks: bool = False,
         has_log_hooks: bool = False,
+        logs: bool = True,
+        write_log: Callable[[str], object] = _write_to_stderr,
+        revise: Callable[[WSGIEnvironment], None] | None = None,
+        threads: int = 1,
+        begins_with_proxy: bool = False,
     ) -> None:
         self.front = front
         self.handler_class = handler_class
         self.response_class = response_class
         self.settings = settings
+        self.loop = loop
         self.http_version = http_version
         self.has_app_hook = has_app_hook
         self.has_log_hooks = has_log_hooks
-        self.lane: FastLane | None = None
-        #: How many requests were answered, bad ones among them.
-        self.requests = 0
-        #: Whether each connection is closed after the request that it is at.
-        self.is_closing = False
-        self.connections: dict[int, Connection] = {}
+        self.logs = logs
+        self.write_log = write_log
+        self.revise = revise
+        self.begins_with_proxy = begins_with_proxy
         self.get_app: Callable[[], WSGIApplication] = front.get_app
         self._listener: socket.socket = front.socket
         self.transport = TLS if is_tls(self._listener) else PLAIN
         #: The listening socket's own, to which it returns.
         self.listener_timeout = self._listener.gettimeout()
-        self._listener_fd = self._listener.fileno()
-        self._accepting = False
-        #: Whether it is to accept nothing more, and to end.
-        self.is_stopped = False
-        #: Whether serve() or serve_one() runs, perhaps with the caller in one of its applications.
-        self.is_running = False
-        shortest = min(
-            settings.head_timeout, settings.keep_alive_timeout, settings.progress_timeout, settings.linger_timeout
-        )
-        self._tick = min(_TICK, shortest / 4)
-        self._next_sweep = 0.0
-        self._wake_up = WakeUp()
-        try:
-            self.poller = make_poller(settings.poller)
-        except BaseException:
-            self._wake_up.close()
-            raise
-        self.poller.watch(self._wake_up.fd, READ)
+        self.listener_fd = self._listener.fileno()
+        #: What the lanes remember of connections, by descriptor: so many have a place at a time.
+        self.memos: list[Any] = [None] * MEMOS
+        #: One for each thread, or none.
+        self.lanes: list[FastLane] = []
         if listens_again:
             self._listener.listen(_BACKLOG)
         if self.listener_timeout is None and hasattr(os, "set_blocking") and os.name != "nt":
             # For good: other processes may be listening on the socket, and none must wait in accept(). To Python it
             # stays a socket without a timeout.
-            os.set_blocking(self._listener_fd, False)
+            os.set_blocking(self.listener_fd, False)
         else:
             self._listener.setblocking(False)
-        self._resume_accepting()
+        loop.add(self)
         if settings.fast_lane and self.transport is PLAIN and not has_environ_hooks:
-            self.lane = FastLane(self)
-            self.refresh_lane()
+            self.lanes = [FastLane(self) for _ in range(threads)]
+            for lane in self.lanes:
+                teach(lane, self)
 
     def is_for(self, listener: socket.socket, handler_class: object, settings: Settings) -> bool:
         """Whether this is what it would be if it were made now."""
@@ -121,182 +112,48 @@ class EventServer:
             and (self.transport is TLS) == is_tls(listener)
         )
 
-    # ---- running -------------------------------------------------------------------------------------
-
-    def serve(self, must_stop: Callable[[], bool], poll_interval: float | None) -> None:
-        """Serve until must_stop() says so; it is asked at every event and every poll_interval seconds."""
-        service_actions = self.front.service_actions
-        self.is_running = True
-        try:
-            while not (self.is_stopped or must_stop()):
-                self._turn(poll_interval)
-                service_actions()
-        finally:
-            self.is_running = False
-
-    def serve_one(self, timeout: float | None) -> bool:
-        """Serve until one request was answered, or whatever became of it, or for some seconds; whether one was."""
-        self.is_closing = True
-        if self.lane is not None:
-            self.lane.enabled = False
-        end = None if timeout is None else monotonic() + timeout
-        before = self.requests
-        self.is_running = True
-        try:
-            self._turn(timeout, one=True)
-            while self.requests == before and not self.is_stopped:
-                left = None if end is None else end - monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._turn(left, one=True)
-        finally:
-            self.is_running = False
-        # Clients that only connected are let go: nobody may come back to them.
-        for connection in list(self.connections.values()):
-            if connection.state == HEAD and not connection.buffer:
-                connection.close()
-        return True
-
-    def _turn(self, timeout: float | None, one: bool = False) -> None:
-        """Wait for events, and have them handled; with one, only until a request was answered."""
-        if timeout is None:
-            timeout = _LONGEST_WAIT
-        if timeout > self._tick and (self.connections or not self._accepting):
-            timeout = self._tick
-        before = self.requests
-        get = self.connections.get
-        events = self.poller.wait(timeout)
-        now = monotonic()
-        for fd, _ in events:
-            connection = get(fd)
-            if connection is not None:
-                try:
-                    connection.on_event()
-                except Exception:
-                    self._fail(connection)
-                if one and self.requests != before:
-                    break
-            elif fd == self._listener_fd:
-                self._accept(one)
-            else:
-                self._wake_up.on_event()
-        if self.lane is not None:
-            self.flush_log()
-        if now >= self._next_sweep:
-            self._sweep(now)
-
-    def wake(self) -> None:
-        """End the wait for events, from any thread."""
-        self._wake_up.wake()
-
-    def stop(self) -> None:
-        """Have serve() return, from any thread; what runs it closes everything then."""
-        self.is_stopped = True
-        self._wake_up.wake()
-
-    def finish(self) -> None:
-        """Accept nothing more, answer what has been received, and give clients a moment to read it."""
-        self.is_stopped = True
-        self._pause_accepting()
-        self.is_closing = True
-        if self.lane is not None:
-            self.lane.enabled = False
-        self._turn(0)
-        for connection in list(self.connections.values()):
-            if connection.state == HEAD and not connection.buffer:
-                connection.close()
-        end = monotonic() + self.settings.graceful_timeout
-        while any(connection.state == ANSWER for connection in self.connections.values()):
-            left = end - monotonic()
-            if left < 0:
-                break
-            self._turn(left)
-
-    def close(self) -> None:
-        """Close every connection, and give the listening socket back as it was."""
-        self.is_stopped = True
-        for connection in list(self.connections.values()):
-            connection.close()
-        self._pause_accepting()
-        self.poller.close()
-        self._wake_up.close()
+    def give_listener_back(self) -> None:
+        """Leave the listening socket as it was."""
         if self._listener.fileno() >= 0 and self._listener.gettimeout() != self.listener_timeout:
             self._listener.settimeout(self.listener_timeout)
 
-    def _fail(self, connection: Connection) -> None:
-        """Something raised that shouldn't: a hook, or the answer to an error."""
-        try:
-            self.front.handle_error(connection.sock, connection.address)
-        finally:
-            self.requests += 1
-            connection.close()
-
-    def _sweep(self, now: float) -> None:
-        """Look at the deadlines of all connections.
-
-        now: before this turn's events. What an application took since then, is not its clients' fault.
-        """
-        self._next_sweep = now + self._tick
-        quiet = now + self.settings.keep_alive_timeout - _MEMO_IDLE
-        for connection in list(self.connections.values()):
-            if connection.deadline <= now:
-                try:
-                    connection.expire()
-                except Exception:
-                    self._fail(connection)
-            elif connection.deadline <= quiet:
-                connection.forget()
-        if not self._accepting:
-            self._resume_accepting()
+    def handle_error(self, sock: socket.socket, address: Any) -> None:
+        """An exception is being handled that belongs to a connection, and to no response."""
+        self.front.handle_error(sock, address)
 
     # ---- accepting -----------------------------------------------------------------------------------
 
-    def _accept(self, one: bool) -> None:
-        for _ in range(1 if one else _ACCEPTED_AT_ONCE):
-            if len(self.connections) >= self.settings.max_connections:
-                self._pause_accepting()
-                return
-            try:
-                sock, address = socket.socket.accept(self._listener)
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionError:
-                continue
-            except OSError:
-                # No descriptors, or what the network did to a connection that nobody has seen. Until a connection is
-                # closed, or the next tick: level-triggered, it would be reported again.
-                self._pause_accepting()
-                return
-            self._welcome(sock, address)
+    def accept(self) -> tuple[socket.socket, Any] | None:
+        """A client's socket and address, or None if nobody waits.
 
-    def _welcome(self, sock: socket.socket, address: Any) -> None:
+        Raises ConnectionError if one has gone already, OSError if there are no descriptors.
+        """
+        try:
+            return socket.socket.accept(self._listener)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def welcome(self, sock: socket.socket, address: Any) -> Connection | None:
+        """The connection with a client, unless it's gone or not wanted."""
         try:
             sock = self._prepared(sock)
         except OSError:
             sock.close()  # gone already
-            return
+            return None
         try:
             accepted = self.front.verify_request(sock, address)
         except Exception:
             try:
-                self.front.handle_error(sock, address)
+                self.handle_error(sock, address)
             except BaseException:
                 sock.close()
                 raise
             accepted = False
         if not accepted:
-            self.requests += 1
+            self.loop.requests += 1
             self.front.shutdown_request(sock)
-            return
-        connection = Connection(self, sock, address)
-        self.connections[connection.fd] = connection
-        try:
-            # The request is often there already, and then the poller needn't know.
-            connection.on_event()
-            if not connection.watched and connection.fd in self.connections:
-                connection.watch(READ)
-        except Exception:
-            self._fail(connection)
+            return None
+        return Connection(self, sock, address)
 
     def _prepared(self, sock: socket.socket) -> socket.socket:
         """A client's socket, or the TLS socket around it, that doesn't block."""
@@ -313,26 +170,6 @@ class EventServer:
             suppress_ragged_eofs=listener.suppress_ragged_eofs,
         )
 
-    def forget(self, connection: Connection) -> None:
-        """A connection is about to close its socket."""
-        if connection.watched:
-            self.poller.forget(connection.fd)
-        del self.connections[connection.fd]
-        self.flush_log()
-        if not self._accepting:
-            self._resume_accepting()
-
-    def _pause_accepting(self) -> None:
-        if self._accepting:
-            self._accepting = False
-            with contextlib.suppress(OSError, KeyError, ValueError):  # which it is if somebody has closed it
-                self.poller.forget(self._listener_fd)
-
-    def _resume_accepting(self) -> None:
-        if not self.is_stopped and len(self.connections) < self.settings.max_connections:
-            self._accepting = True
-            self.poller.watch(self._listener_fd, READ)
-
     # ---- requests ------------------------------------------------------------------------------------
 
     def make_handler(self, connection: Connection, request_line: bytes) -> Any:
@@ -341,6 +178,7 @@ class EventServer:
         handler.server = self.front
         handler.request = handler.connection = connection.sock
         handler.client_address = connection.address
+        handler.began = connection.began
         handler.protocol_version = f"HTTP/{self.http_version}"
         handler._begin_request(request_line)
         return handler
@@ -353,7 +191,8 @@ class EventServer:
             environ,
             body,
             modern=handler.request_version != "HTTP/1.0",
-            persistent=not (handler.close_connection or self.is_closing),
+            persistent=not (handler.close_connection or self.loop.is_closing),
+            multithread=self.loop.is_shared,
             http_version=self.http_version,
         )
 
@@ -363,21 +202,28 @@ class EventServer:
         handler.send_error(error.status, explain=error.reason)
         return answer.getvalue()
 
-    def refresh_lane(self) -> None:
-        """Teach the fast lane what it can't see by itself: at the start, and when a handler class is changed."""
-        if self.lane is not None:
-            teach(self.lane, self)
+    # ---- the fast lanes ------------------------------------------------------------------------------
+
+    def refresh_lane(self, lane: FastLane) -> None:
+        """Teach a lane what it can't see by itself, after a handler class was changed."""
+        teach(lane, self)
+
+    def close_lanes(self) -> None:
+        """Have everything done on the general path."""
+        for lane in self.lanes:
+            lane.enabled = False
 
     def log_request(self, connection: Connection, head: bytes, code: str, size: int) -> None:
-        """Log a request that the fast lane has answered, by its handler's hook."""
-        self.flush_log()
+        """Log a request that a lane has answered, by its handler's hook."""
+        connection.flush_log()
         connection.parsed_handler(head).log_request(code, size)
 
-    # ---- the log -------------------------------------------------------------------------------------
+    def flush_log(self, lane: FastLane) -> None:
+        """Write the lines that a lane has collected."""
+        lines = lane.take_log()
+        if lines:
+            self.write_log(lines)
 
-    def flush_log(self) -> None:
-        """Write the lines that the fast lane has collected."""
-        if self.lane is not None:
-            lines = self.lane.take_log()
-            if lines and sys.stderr is not None:
-                sys.stderr.write(lines)
+    def flush_logs(self) -> None:
+        for lane in self.lanes:
+            self.flush_log(lane)

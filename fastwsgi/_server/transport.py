@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .loop import READ, WRITE
+from .poller import READ, WRITE
 
 
 class Transport(NamedTuple):
