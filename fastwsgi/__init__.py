@@ -7,7 +7,6 @@ the imports as they are.
 
 from ._backend import implementation
 from ._install import install, uninstall
-
-__version__ = "0.1.0"
+from ._version import __version__
 
 __all__ = ["__version__", "implementation", "install", "uninstall"]

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ._backend import RequestHead, build_environ, parse_head, parse_request_line
 from ._grammar import BadRequest
@@ -91,7 +91,7 @@ class WSGIServer(HTTPServer):
     #: Limits and timeouts; read when serving starts.
     settings: Settings = SETTINGS
 
-    _inside: EventServer | None = None
+    _inside: _Inside | None = None
 
     def __init__(
         self,
@@ -139,9 +139,9 @@ class WSGIServer(HTTPServer):
         is_shut_down: threading.Event = self._BaseServer__is_shut_down  # type: ignore[attr-defined]
         is_shut_down.clear()
         try:
-            self._inside = inside = _event_server(self)
+            self._inside = inside = _inside_of(self)
             inside.loop.serve(self._must_stop, poll_interval, self.service_actions)
-            inside.loop.finish(inside.settings.graceful_timeout)
+            inside.loop.finish(inside.server.settings.graceful_timeout)
         finally:
             self._BaseServer__shutdown_request = False
             try:
@@ -161,16 +161,16 @@ class WSGIServer(HTTPServer):
         if explain(self).path == "classic" or (inside is not None and inside.loop.is_running):
             super().handle_request()  # the application of another request may ask for one
             return
-        if self._inside is not None and not self._inside.is_for(self.socket, self.RequestHandlerClass, self.settings):
+        if inside is not None and not inside.server.is_for(self.socket, self.RequestHandlerClass, self.settings):
             self._close_inside()
         if self._inside is None:
-            self._inside = _event_server(self)
-        timeouts = [each for each in (self._inside.listener_timeout, self.timeout) if each is not None]
+            self._inside = _inside_of(self)
         inside = self._inside
+        timeouts = [each for each in (inside.server.listener_timeout, self.timeout) if each is not None]
         if not inside.loop.serve_one(min(timeouts, default=None)):
             self.handle_timeout()
         if inside.loop.is_stopped:  # by server_close(), while it was answering
-            inside.loop.finish(inside.settings.graceful_timeout)
+            inside.loop.finish(inside.server.settings.graceful_timeout)
             self._close_inside()
 
     def shutdown(self) -> None:
@@ -505,7 +505,14 @@ def explain(server: WSGIServer) -> Explanation:
     return Explanation("classic" if reasons else "event-driven", tuple(reasons))
 
 
-def _event_server(server: WSGIServer) -> EventServer:
+class _Inside(NamedTuple):
+    """What serves a WSGIServer's connections on the event-driven path."""
+
+    server: EventServer
+    loop: Loop
+
+
+def _inside_of(server: WSGIServer) -> _Inside:
     """The inside of a server that nothing forbids to be event-driven."""
     handler_class: Any = server.RequestHandlerClass
     # Both say 1.0 unless somebody has set them: who did, gets it.
@@ -514,18 +521,20 @@ def _event_server(server: WSGIServer) -> EventServer:
         http_version = min(http_version, handler_class.protocol_version.removeprefix("HTTP/"))
     if sets(ServerHandler, "http_version", BaseHandler):
         http_version = min(http_version, ServerHandler.http_version)
-    return EventServer(
+    loop = Loop(server.settings)
+    inside = EventServer(
         server,
         handler_class,
         _Response,
         server.settings,
-        Loop(server.settings),
+        loop,
         http_version=http_version,
         listens_again=not overridden(type(server), _STOCK_LISTENING, server),
         has_app_hook=bool(overridden(type(server), _STOCK_APP, server)),
         has_environ_hooks=bool(overridden(handler_class, _STOCK_ENVIRON)),
         has_log_hooks=bool(overridden(handler_class, _STOCK_LOG)) or _log_is_coloured(),
     )
+    return _Inside(inside, loop)
 
 
 def _log_is_coloured() -> bool:

@@ -11,12 +11,13 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import FastLane
 from fastwsgi._grammar import BadRequest
 
 from .connection import Connection
+from .connection import Loop as ConnectionLoop
 from .lane import MEMOS, teach
 from .response import Response
 from .settings import Settings
@@ -25,8 +26,6 @@ from .transport import PLAIN, TLS, is_tls
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
-    from .loop import Loop
-
 # How many connections may wait to be accepted: socketserver's 5 are soon full, and then clients try again in a second.
 _BACKLOG = 1024
 
@@ -34,6 +33,13 @@ _BACKLOG = 1024
 def _write_to_stderr(lines: str) -> None:
     if sys.stderr is not None:
         sys.stderr.write(lines)
+
+
+class Loop(ConnectionLoop, Protocol):
+    """What a server needs of the loop that serves its connections."""
+
+    def add(self, server: Any) -> None:
+        """Have its ``accept()`` called when a client is at the socket ``listener_fd``."""
 
 
 class EventServer:
