@@ -8,6 +8,7 @@ is written once. Policy (limits, hooks, what to do about an error) is in neither
 from __future__ import annotations
 
 import re
+import select
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -511,6 +512,36 @@ def build_environ(base: dict[str, Any], head: RequestHead) -> dict[str, Any]:
 # ---- connections: the short cut for whole requests ---------------------------------------------------
 
 
+class SharedEpoll:
+    """An epoll that several threads wait on: each event goes to one of them. Linux only.
+
+    What was reported, isn't reported again until it changes, or is armed again.
+    """
+
+    #: Whether a change is reported without arming.
+    reports_changes = True
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def arm(self, fd: int, events: int, is_new: bool = False) -> None:
+        """Have a descriptor reported when it is ready, now or later, for READ (1), WRITE (4) or both."""
+        (self._epoll.register if is_new else self._epoll.modify)(fd, events | select.EPOLLRDHUP | select.EPOLLET)
+
+    def forget(self, fd: int) -> None:
+        """Nothing: closing is enough."""
+
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        """One ready descriptor and its events, or none after some seconds.
+
+        One at a time: who takes several keeps the others waiting while he is in an application.
+        """
+        return self._epoll.poll(timeout, 1)
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
 class FastLane:
     """What is known to a server before a request comes, for channels that answer usual requests by themselves.
 
@@ -551,13 +582,15 @@ class Channel:
     ``close_failed(head, error)`` and ``close()``; ``client()``, its address and port.
     """
 
-    __slots__ = ("began", "between_requests", "deadline", "fd", "lane")
+    __slots__ = ("began", "between_requests", "deadline", "drained", "fd", "lane")
 
     def __init__(self, fd: int, lane: FastLane | None) -> None:
         self.fd = fd
         self.lane = lane
         #: Whether the next octet begins a request, and nothing waits to be sent.
         self.between_requests = lane is not None
+        #: Whether on_event() has taken all that was there, and waits for more.
+        self.drained = False
         #: When the connection has waited too long, by ``time.monotonic()``.
         self.deadline = 0.0
         #: When its request began to be answered, if the log wants to know.

@@ -28,6 +28,7 @@ from ._grammar import FIELD_VALUE, HOP_BY_HOP, KNOWN_FIELDS, TARGET, TCHAR, TOLE
 
 import copyreg
 import re
+import select
 import sys
 import time
 from io import BytesIO

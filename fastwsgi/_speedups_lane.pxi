@@ -61,6 +61,63 @@ cdef enum Option:
     KEEP_ALIVE
 
 
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <sys/epoll.h>
+    static int ready_now(int epoll, int *events)
+    {
+        struct epoll_event event;
+        if (epoll_wait(epoll, &event, 1, 0) != 1) return -1;
+        *events = (int) event.events;
+        return event.data.fd;
+    }
+    static int arm_now(int epoll, int fd, int events)
+    {
+        struct epoll_event event;
+        event.events = (unsigned) events | EPOLLRDHUP | EPOLLET;
+        event.data.fd = fd;
+        return epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
+    }
+    #else
+    static int ready_now(int epoll, int *events) { return -1; }
+    static int arm_now(int epoll, int fd, int events) { return -1; }
+    #endif
+    """
+    int ready_now(int epoll, int* events) noexcept
+    int arm_now(int epoll, int fd, int events) noexcept
+
+
+cdef class SharedEpoll:
+    """SharedEpoll()\n--\n\nAn epoll that several threads wait on: each event goes to one of them."""
+
+    reports_changes = True
+
+    cdef object epoll
+    cdef int fd
+
+    def __init__(self):
+        self.epoll = select.epoll()
+        self.fd = self.epoll.fileno()
+
+    def arm(self, int fd, int events, is_new=False):
+        # Without releasing the GIL: this never waits, and each time it's given away threads fight over it.
+        if is_new or arm_now(self.fd, fd, events) < 0:
+            (self.epoll.register if is_new else self.epoll.modify)(fd, events | select.EPOLLRDHUP | select.EPOLLET)
+
+    def forget(self, fd):
+        pass
+
+    def wait(self, timeout):
+        cdef int events
+        cdef int fd = ready_now(self.fd, &events)
+        return [(fd, events)] if fd >= 0 else self.epoll.poll(timeout, 1)
+
+    def close(self):
+        self.fd = -1
+        self.epoll.close()
+
+
 @cython.final
 @cython.internal
 cdef class Memo:
@@ -161,6 +218,7 @@ cdef class Channel:
     cdef readonly int fd
     cdef public FastLane lane
     cdef public bint between_requests
+    cdef public bint drained
     cdef public double deadline
     cdef public double began
     cdef unsigned long long serial
@@ -178,12 +236,14 @@ cdef class Channel:
     def on_event(self):
         cdef unsigned char room[ROOM]
         cdef Py_ssize_t size, used, start = 0
+        self.drained = False
         if self.lane is None or not (self.between_requests and self.lane.enabled):
             self.turn()
             return
         size = lane_receive(self.fd, room, ROOM)
         if size <= 0:
-            if size == 0 or not lane_not_now():
+            self.drained = size < 0 and lane_not_now()
+            if not self.drained:
                 self.turn()  # which finds the same
             return
         while start < size:
@@ -194,6 +254,7 @@ cdef class Channel:
             start += used
             if not self.between_requests:
                 return
+        self.drained = size < ROOM
 
     def turn(self):
         raise NotImplementedError
@@ -719,7 +780,8 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
     date_size = PyBytes_GET_SIZE(lane.log_date)
     if (
         lane.has_log_hooks
-        or memchr(response.head, 92, line_size) != NULL  # a backslash is escaped
+        or memchr(response.head, 92, line_size) != NULL  # a backslash is escaped, and a quote in some logs
+        or memchr(response.head, 34, line_size) != NULL
         or not is_ascii(address)
         or address_size + date_size > LONGEST_ADDRESS
     ):

@@ -512,8 +512,8 @@ class _Inside(NamedTuple):
     loop: Loop
 
 
-def _inside_of(server: WSGIServer) -> _Inside:
-    """The inside of a server that nothing forbids to be event-driven."""
+def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -> _Inside:
+    """The inside of a server that nothing forbids to be event-driven; loop: None for a new one of one thread."""
     handler_class: Any = server.RequestHandlerClass
     # Both say 1.0 unless somebody has set them: who did, gets it.
     http_version = "1.1"
@@ -521,7 +521,7 @@ def _inside_of(server: WSGIServer) -> _Inside:
         http_version = min(http_version, handler_class.protocol_version.removeprefix("HTTP/"))
     if sets(ServerHandler, "http_version", BaseHandler):
         http_version = min(http_version, ServerHandler.http_version)
-    loop = Loop(server.settings)
+    loop = loop or Loop(server.settings)
     inside = EventServer(
         server,
         handler_class,
@@ -533,6 +533,7 @@ def _inside_of(server: WSGIServer) -> _Inside:
         has_app_hook=bool(overridden(type(server), _STOCK_APP, server)),
         has_environ_hooks=bool(overridden(handler_class, _STOCK_ENVIRON)),
         has_log_hooks=bool(overridden(handler_class, _STOCK_LOG)) or _log_is_coloured(),
+        threads=threads,
     )
     return _Inside(inside, loop)
 

@@ -8,12 +8,14 @@ import re
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastwsgi import simple_server
+from fastwsgi._server.loop import SharedLoop
 from serving import Address, serving
 
 #: Nothing here takes a tenth of it.
@@ -25,6 +27,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "general path": {"fast_lane": False},
     "selectors": {"fast_lane": False, "poller": "selectors"},
 }
+#: The same in several threads.
+THREADED_KINDS: dict[str, dict[str, Any]] = {
+    "threads": {"fast_lane": True},
+    "threads, general path": {"fast_lane": False},
+    "threads, selectors": {"fast_lane": True, "poller": "selectors"},
+}
+ALL_KINDS = {**KINDS, **THREADED_KINDS}
+THREADS = 4
 #: A key and a certificate, which proves nothing to anybody.
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 
@@ -76,6 +86,35 @@ class Running(NamedTuple):
             time.sleep(0.001)
 
 
+class ThreadedServer(simple_server.WSGIServer):
+    """What serves is the loop of several threads, as under fastwsgi.serve(); all else is as ever."""
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        loop = SharedLoop(self.settings)
+        self._inside = inside = simple_server._inside_of(self, loop, THREADS)
+        threads = [threading.Thread(target=loop.serve_in_thread, args=(i,), daemon=True) for i in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        self.is_asked_to_stop.wait()
+        loop.finish(self.settings.graceful_timeout)
+        for thread in threads:
+            thread.join(TIMEOUT)
+            assert not thread.is_alive()
+        loop.close()
+        self._inside = None
+        assert inside.loop.connections == {}
+        self.has_stopped.set()
+
+    def shutdown(self) -> None:
+        self.is_asked_to_stop.set()
+        self.has_stopped.wait(TIMEOUT)
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        self.is_asked_to_stop = threading.Event()
+        self.has_stopped = threading.Event()
+        super().__init__(*args, **keywords)
+
+
 @contextlib.contextmanager
 def event_server(
     application: Any, kind: str, *, attributes: Mapping[str, Any] | None = None, tls: bool = False, **settings: Any
@@ -83,7 +122,8 @@ def event_server(
     """Run a server of a kind, with attributes on a handler class of its own, and settings."""
     stock = simple_server.WSGIRequestHandler
     handler_class = type("Handler", (stock,), dict(attributes)) if attributes else stock
-    server: Any = simple_server.make_server("127.0.0.1", 0, application, handler_class=handler_class)
+    server_class = ThreadedServer if kind in THREADED_KINDS else simple_server.WSGIServer
+    server: Any = simple_server.make_server("127.0.0.1", 0, application, server_class, handler_class)
     with contextlib.ExitStack() as stack:
         stack.enter_context(server)
         server.socket.listen(1024)  # or clients that come by the hundred would wait for the kernel
@@ -91,16 +131,29 @@ def event_server(
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(CERTIFICATE)
             server.socket = context.wrap_socket(server.socket, server_side=True)
-        server.settings = dataclasses.replace(server.settings, **{"graceful_timeout": 0.1, **KINDS[kind], **settings})
+        settings = {"graceful_timeout": 0.1, **ALL_KINDS[kind], **settings}
+        server.settings = dataclasses.replace(server.settings, **settings)
         assert simple_server.explain(server).path == "event-driven"
         address = stack.enter_context(serving(server))
         yield Running(address, server)
 
 
-def starting(request: Any) -> Iterator[Callable[..., Running]]:
-    """A function that starts servers; make a fixture of it, with some of the KINDS for params."""
+class Starter:
+    """Starts servers of a kind."""
+
+    def __init__(self, kind: str, stack: contextlib.ExitStack) -> None:
+        self.kind = kind
+        self.is_threaded = kind in THREADED_KINDS
+        self._stack = stack
+
+    def __call__(self, application: Any, **options: Any) -> Running:
+        return self._stack.enter_context(event_server(application, self.kind, **options))
+
+
+def starting(request: Any) -> Iterator[Starter]:
+    """What starts servers; make a fixture of it, with some of the kinds for params."""
     with contextlib.ExitStack() as stack:
-        yield lambda application, **options: stack.enter_context(event_server(application, request.param, **options))
+        yield Starter(request.param, stack)
 
 
 class Reply(NamedTuple):

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from event_servers import GET, KINDS, Client, CutShortError, Running, returning, starting
+from event_servers import ALL_KINDS, GET, Client, CutShortError, Running, returning, starting
 from test_request_head import BAD_FIELDS, BAD_LINES
 from test_simple_server import send
 
-start = pytest.fixture(params=KINDS)(starting)
+start = pytest.fixture(params=ALL_KINDS)(starting)
 
 POST = b"POST / HTTP/1.1\r\nHost: h\r\n"
 ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3}) ")

@@ -10,11 +10,24 @@ from typing import Any
 
 import pytest
 
-from event_servers import BLOCK, GET, KINDS, OLD, Client, CutShortError, Reply, event_server, of, returning, starting
+from event_servers import (
+    ALL_KINDS,
+    BLOCK,
+    GET,
+    KINDS,
+    OLD,
+    Client,
+    CutShortError,
+    Reply,
+    event_server,
+    of,
+    returning,
+    starting,
+)
 from fastwsgi.handlers import BaseHandler
 from fastwsgi.validate import validator
 
-start = pytest.fixture(params=KINDS)(starting)
+start = pytest.fixture(params=ALL_KINDS)(starting)
 
 
 class Sized:

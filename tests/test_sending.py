@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from event_servers import BLOCK, GET, KINDS, OLD, Client, returning, starting
+from event_servers import ALL_KINDS, BLOCK, GET, OLD, Client, returning, starting
 
-start = pytest.fixture(params=KINDS)(starting)
+start = pytest.fixture(params=ALL_KINDS)(starting)
 
 
 # ---- close() ----------------------------------------------------------------------------------------

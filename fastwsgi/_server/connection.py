@@ -2,6 +2,7 @@
 
 Everything here runs in the thread of the server's loop, and nothing waits. A connection is in one state:
 
+    PROXY       a proxy is to say who the client is
     HANDSHAKE   TLS is being set up
     HEAD        between requests, or in the middle of a head
     BODY        in the middle of a body
@@ -29,6 +30,7 @@ from fastwsgi._grammar import BadRequest
 from .body import IncomingBody
 from .output import FileRange, Output
 from .poller import READ, WRITE, wait_until_writable
+from .proxy_protocol import ProxyHeader
 from .request import check_head
 from .transport import PLAIN, Transport
 
@@ -39,10 +41,11 @@ if TYPE_CHECKING:
     from .response import Response
     from .settings import Settings
 
-HANDSHAKE, HEAD, BODY, ANSWER, LINGER, CLOSED = range(6)
+PROXY, HANDSHAKE, HEAD, BODY, ANSWER, LINGER, CLOSED = range(7)
 
 _RECEIVE = 65536
 _MOST_READ_AWAY = 16  # times that, before other connections have their turn
+_PATIENCE = 0.5  # seconds for which a thread waits for a client without a look at whether the server stops
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -81,6 +84,7 @@ class Loop(Protocol):
 
     requests: int
     is_closing: bool
+    is_stopped: bool
     #: Whether several threads run it, and an application may keep one of them waiting.
     is_shared: bool
 
@@ -112,8 +116,8 @@ class Connection(Channel):
     """
 
     __slots__ = (
-        "address", "body", "broken", "buffer", "handler", "output", "request_line_size", "response", "scanned",
-        "server", "sock", "state", "watched",
+        "address", "body", "broken", "buffer", "handler", "output", "proxy_header", "request_line_size", "response",
+        "scanned", "server", "sock", "state", "watched",
     )  # fmt: skip
 
     def __init__(self, server: Server, sock: socket.socket, address: Any) -> None:
@@ -135,7 +139,12 @@ class Connection(Channel):
         self.broken = False
         self.watched = 0
         self.deadline = monotonic() + server.settings.head_timeout
-        if server.transport is not PLAIN:
+        self.proxy_header: ProxyHeader | None = None
+        if server.begins_with_proxy:
+            self.proxy_header = ProxyHeader()
+            self.state = PROXY
+            self.between_requests = False
+        elif server.transport is not PLAIN:
             self.state = HANDSHAKE
             self.between_requests = False
 
@@ -150,6 +159,8 @@ class Connection(Channel):
                 self._read_away()
             elif self.state == HANDSHAKE:
                 self._shake_hands()
+            elif self.state == PROXY:
+                self._take_proxy_header()
             elif self.state != CLOSED:
                 self._read()
         except ClientGoneError:
@@ -194,6 +205,26 @@ class Connection(Channel):
             self._refuse(BadRequest(400, "Incomplete request"))
         else:
             self.close()
+
+    def _take_proxy_header(self) -> None:
+        """Take the header off the stream and nothing behind it, for that may be TLS."""
+        header = self.proxy_header
+        assert header is not None
+        while not header.done:
+            try:
+                data = socket.socket.recv(self.sock, header.wanted(), socket.MSG_PEEK)
+                if not data:
+                    raise ClientGoneError
+                socket.socket.recv(self.sock, header.feed(data))
+            except (BlockingIOError, InterruptedError):
+                return
+            except (OSError, BadRequest) as error:
+                raise ClientGoneError from error  # who isn't the proxy, is told nothing
+        self.proxy_header = None
+        self.address = header.source or self.address
+        self.state = HEAD if self.server.transport is PLAIN else HANDSHAKE
+        self.between_requests = self.state == HEAD and self.lane is not None
+        self.on_event()
 
     def _shake_hands(self) -> None:
         try:
@@ -336,18 +367,16 @@ class Connection(Channel):
         return self.broken or self.state == CLOSED
 
     def is_full(self) -> bool:
-        """Whether so much waits that the application should, too; in a thread of its own it waits here."""
-        output = self.output
-        if output is None or output.size < self.server.settings.max_output:
-            return False
-        if not self.server.loop.is_shared:
-            return True
-        while output.size >= self.server.settings.max_output:
-            if not wait_until_writable(self.sock, self.deadline - monotonic()):
-                self.broken = True
+        return self.output is not None and self.output.size >= self.server.settings.max_output
+
+    def wait_for_room(self) -> None:
+        while self.is_full():
+            left = self.deadline - monotonic()
+            if left <= 0 or self.server.loop.is_stopped:
+                self._break()
                 raise ClientGoneError
-            self._flush()
-        return False
+            if wait_until_writable(self.sock, min(left, _PATIENCE)):
+                self._flush()
 
     def has_sent_all(self) -> bool:
         return not self.output
@@ -498,10 +527,14 @@ class Connection(Channel):
 
     def reset(self) -> None:
         """Close so that the client can't take what it got for the whole."""
+        self._break()
+        self.close()
+
+    def _break(self) -> None:
+        """Send nothing more, and have the client's next receive() fail once the socket is closed."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.broken = True
-        self.close()
 
     def close(self) -> None:
         """Close now. An application that is still answering is told by its iterable's close()."""
@@ -512,7 +545,7 @@ class Connection(Channel):
             if not self.broken:
                 self.reset()
                 return
-        elif state != HANDSHAKE and not self.broken and self.server.transport is not PLAIN:
+        elif state not in (PROXY, HANDSHAKE) and not self.broken and self.server.transport is not PLAIN:
             self.server.transport.end_of_output(self.sock)  # RFC 9112 section 9.8: a closure alert first
         if state in (BODY, ANSWER) or self.buffer:
             self.server.loop.requests += 1  # whatever became of it

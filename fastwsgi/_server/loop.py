@@ -53,6 +53,7 @@ class Loop:
         #: By the descriptor of the socket that each listens to.
         self.servers: dict[int, EventServer] = {}
         self._accepting = True
+        self._is_retired = False
         shortest = min(
             settings.head_timeout, settings.keep_alive_timeout, settings.progress_timeout, settings.linger_timeout
         )
@@ -146,15 +147,16 @@ class Loop:
         self.is_stopped = True
         self.wake()
 
-    def finish(self, timeout: float, *, patiently: bool = False) -> None:
+    def finish(
+        self, timeout: float, *, patiently: bool = False, actions: Callable[[], None] = lambda: None
+    ) -> None:
         """Accept nothing more, answer what has been received, and give clients a moment to read it.
 
         timeout: seconds; patiently: whether requests that have come in part are waited for, too, and for a moment
-        those of clients that had an answer just now.
+        those of clients that had an answer just now; actions: called again and again.
         """
         self.is_stopped = True
-        self._pause_accepting()
-        self._close_lanes()
+        self.retire()
         self._turn(0)
         end = monotonic() + timeout
         for connection in list(self.connections.values()):
@@ -164,11 +166,17 @@ class Loop:
             if left < 0:
                 break
             self._turn(min(left, self._tick))
+            actions()
 
-    def accept_all(self) -> None:
-        """Accept who waits for it, before the listening sockets are closed and they are turned away."""
-        for server in self.servers.values():
-            self._accept(server, self.settings.max_connections)
+    def retire(self) -> None:
+        """Accept no more, and close each connection after the request that it is at."""
+        self._is_retired = True
+        self._pause_accepting()
+        self._close_lanes()
+
+    def accept_all(self, server: EventServer) -> None:
+        """Accept everybody who waits for it, before the listening socket is closed and they are turned away."""
+        self._accept(server, self.settings.max_connections)
 
     def _retire(self, connection: Connection, patiently: bool) -> None:
         """Close a connection that is between requests, at once or after a moment."""
@@ -187,7 +195,7 @@ class Loop:
 
     def close(self) -> None:
         """Close every connection, and give the listening sockets back as they were."""
-        self.is_stopped = True
+        self.is_stopped = self._is_retired = True
         for connection in list(self.connections.values()):
             connection.close()
         self._pause_accepting()
@@ -289,7 +297,7 @@ class Loop:
                     self.poller.forget(fd)
 
     def _resume_accepting(self) -> None:
-        if not self.is_stopped and len(self.connections) < self.settings.max_connections:
+        if not self._is_retired and len(self.connections) < self.settings.max_connections:
             self._accepting = True
             for fd in self.servers:
                 self.poller.watch(fd, READ)
@@ -300,15 +308,18 @@ class SharedLoop(Loop):
 
     A connection that waits for its client is *parked*, and its socket armed; the thread that its event comes to,
     takes it out again. Parking is done before arming, and taking out is one atomic step: so nobody else has it then.
+    Who finds that another has it, leaves a note, in case that was about to park it without arming.
     """
 
     is_shared = True
 
     def _open_poller(self) -> None:
         self._parked: dict[int, Connection] = {}
+        self._noted: set[int] = set()
         self._sweeps = threading.Lock()
         self._gone = threading.Event()
         self._shared_poller = make_shared_poller(self.settings.poller)
+        self._reports_changes = self._shared_poller.reports_changes
         self._shared_poller.arm(self._wake_up.fd, READ, is_new=True)
 
     def add(self, server: EventServer) -> None:
@@ -317,45 +328,65 @@ class SharedLoop(Loop):
 
     def serve_in_thread(self, number: int) -> None:
         """Serve until stop() is called. number: the thread's, from 0; each has a fast lane of its own."""
-        lanes: dict[Any, FastLane | None] = {
-            server: server.lanes[number] if server.lanes else None for server in self.servers.values()
-        }
+        lanes: dict[Any, FastLane | None] = {}
+        logging: list[tuple[EventServer, FastLane]] = []
+        for server in self.servers.values():
+            lanes[server] = lane = server.lanes[number] if server.lanes else None
+            if lane is not None and server.logs:
+                logging.append((server, lane))
+        wait, tick, take = self._shared_poller.wait, self._tick, self._parked.pop
         while not self.is_stopped:
-            self._turn_in_thread(lanes)
+            events = wait(tick)
+            now = monotonic()
+            for fd, mask in events:
+                connection = take(fd, None)
+                if connection is not None:
+                    connection.lane = lanes[connection.server]
+                    self._handle(connection, mask)
+                    connection = None  # it may be the last for a while, and is closed meanwhile
+                elif fd in self.servers:
+                    self._accept_in_thread(self.servers[fd], lanes)
+                elif fd == self._wake_up.fd:
+                    self._pass_wake_up_on()
+                else:
+                    self._leave_note(fd)
+            for server, lane in logging:
+                server.flush_log(lane)
+            if now >= self._next_sweep and self._sweeps.acquire(blocking=False):
+                try:
+                    self._sweep(now)
+                finally:
+                    self._sweeps.release()
 
-    def _turn_in_thread(self, lanes: dict[Any, FastLane | None]) -> None:
-        events = self._shared_poller.wait(self._patience(None))
-        now = monotonic()
-        for fd, _ in events:
-            connection = self._parked.pop(fd, None)
-            if connection is not None:
-                connection.lane = lanes[connection.server]
-                self._handle(connection)
-            elif fd in self.servers:
-                self._accept_in_thread(self.servers[fd], lanes)
-            elif fd == self._wake_up.fd:
-                if not self.is_stopped:
-                    self._wake_up.on_event()
-                self._shared_poller.arm(fd, READ)  # for the other threads
-        for lane in lanes.values():
-            if lane is not None:
-                lane.server.flush_log(lane)
-        if now >= self._next_sweep and self._sweeps.acquire(blocking=False):
-            try:
-                self._sweep(now)
-            finally:
-                self._sweeps.release()
+    def _pass_wake_up_on(self) -> None:
+        if not self.is_stopped:
+            self._wake_up.on_event()
+        self._shared_poller.arm(self._wake_up.fd, READ)  # for the other threads
 
-    def _handle(self, connection: Connection, is_new: bool = False) -> None:
+    def _handle(self, connection: Connection, mask: int) -> None:
         """Have a connection do what can be done; it is this thread's meanwhile."""
         try:
             connection.on_event()
         except Exception:
             self._fail(connection)
-        if connection.state != CLOSED:
-            self._park(connection, is_new)
+        fd = connection.fd
+        if connection.drained and mask == READ and self._reports_changes and fd not in self._noted:
+            # There is nothing to read, and what comes is reported: usual, and it saves a system call.
+            self._parked[fd] = connection
+            if fd in self._noted and self._claim(connection):
+                self._park(connection)
+        elif connection.state != CLOSED:
+            self._park(connection)
+
+    def _leave_note(self, fd: int) -> None:
+        """Something was reported of a connection that another thread has."""
+        self._noted.add(fd)
+        connection = self._parked.pop(fd, None)
+        if connection is not None:  # parked in this moment, perhaps without a look at the notes
+            self._park(connection)
 
     def _park(self, connection: Connection, is_new: bool = False) -> None:
+        self._noted.discard(connection.fd)
         self._parked[connection.fd] = connection
         self._shared_poller.arm(connection.fd, connection.watched or READ, is_new)
 
@@ -387,6 +418,7 @@ class SharedLoop(Loop):
 
     def forget(self, connection: Connection) -> None:
         del self.connections[connection.fd]
+        self._noted.discard(connection.fd)
         if not self.connections and self.is_closing:
             self._gone.set()
         if not self._accepting:
@@ -410,21 +442,27 @@ class SharedLoop(Loop):
         if connection is not None:
             self.connections[connection.fd] = connection
             connection.lane = lanes[server]
-            self._handle(connection, is_new=True)
+            try:
+                connection.on_event()
+            except Exception:
+                self._fail(connection)
+            if connection.state != CLOSED:
+                self._park(connection, is_new=True)
 
     def _pause_accepting(self) -> None:
         self._accepting = False  # the thread that gets the next client, arms the socket no more
 
     def _resume_accepting(self) -> None:
-        if not self.is_stopped and not self.is_closing and len(self.connections) < self.settings.max_connections:
+        if not self._is_retired and len(self.connections) < self.settings.max_connections:
             self._accepting = True
             for fd in self.servers:
                 self._shared_poller.arm(fd, READ)
 
-    def finish(self, timeout: float, *, patiently: bool = False) -> None:
+    def finish(
+        self, timeout: float, *, patiently: bool = False, actions: Callable[[], None] = lambda: None
+    ) -> None:
         """The same, while the threads go on, and from another thread than theirs."""
-        self._pause_accepting()
-        self._close_lanes()
+        self.retire()
         for connection in list(self.connections.copy().values()):
             if self._claim(connection):
                 self._shared_poller.forget(connection.fd)
@@ -439,24 +477,27 @@ class SharedLoop(Loop):
         end = monotonic() + timeout
         while self._is_waited_for(patiently) and (left := end - monotonic()) > 0:
             self._gone.wait(min(left, self._tick))
+            actions()
         self.stop()
 
-    def accept_all(self) -> None:
-        for server in self.servers.values():
-            while len(self.connections) < self.settings.max_connections:
-                try:
-                    accepted = server.accept()
-                except OSError:
-                    break
-                connection = server.welcome(*accepted) if accepted is not None else None
-                if connection is None:
-                    break
+    def accept_all(self, server: EventServer) -> None:
+        while len(self.connections) < self.settings.max_connections:
+            try:
+                accepted = server.accept()
+            except ConnectionError:
+                continue
+            except OSError:
+                return
+            if accepted is None:
+                return
+            connection = server.welcome(*accepted)
+            if connection is not None:
                 self.connections[connection.fd] = connection
                 self._park(connection, is_new=True)
 
     def close(self) -> None:
         """Close every connection. The threads must have ended, or never run again."""
-        self.is_stopped = True
+        self.is_stopped = self._is_retired = True
         for connection in list(self.connections.values()):
             connection.close()
         self._shared_poller.close()

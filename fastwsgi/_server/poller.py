@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Any, Protocol
 
+from fastwsgi._backend import SharedEpoll
+
 # epoll's own numbers, so that nothing is translated where it matters.
 READ, WRITE = 1, 4
 
@@ -106,10 +108,13 @@ def _selector_events(events: int) -> int:
 
 
 class SharedPoller(Protocol):
-    """For several threads: each descriptor is reported to one of them, and not again until it is armed again.
+    """For several threads: a descriptor is reported to one of them, and not again until it is armed again.
 
     Who closes a descriptor that was reported to him, needn't say so.
     """
+
+    #: Whether it is reported again also when it changes, even to another thread meanwhile.
+    reports_changes: bool
 
     def arm(self, fd: int, events: int, is_new: bool = False) -> None:
         """Have a descriptor reported when it is ready for READ, WRITE or both; from any thread."""
@@ -118,28 +123,10 @@ class SharedPoller(Protocol):
         """Stop, if it wasn't reported: before it is closed."""
 
     def wait(self, timeout: float) -> Iterable[tuple[int, int]]:
-        """One ready descriptor, as soon as there is any, or none after some seconds."""
+        """One ready descriptor and for what, as soon as there is any, or none after some seconds."""
 
     def close(self) -> None:
         """Give back what the platform lent."""
-
-
-class SharedEpollPoller:
-    """Linux: all threads wait on one epoll, which hands each event to one of them."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self.close = self._epoll.close
-
-    def arm(self, fd: int, events: int, is_new: bool = False) -> None:
-        (self._epoll.register if is_new else self._epoll.modify)(fd, events | select.EPOLLONESHOT)
-
-    def forget(self, fd: int) -> None:
-        """Nothing: closing is enough. Where a forked child still has the descriptor, it is reported once more."""
-
-    def wait(self, timeout: float) -> Iterable[tuple[int, int]]:
-        # One at a time: who takes several keeps the others waiting while he is in an application.
-        return self._epoll.poll(timeout, 1)
 
 
 class LeaderPoller:
@@ -147,6 +134,8 @@ class LeaderPoller:
 
     What the leader finds ready is no longer watched, and goes to one thread each.
     """
+
+    reports_changes = False
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -219,7 +208,7 @@ def make_poller(kind: str = "best") -> Poller:
 
 def make_shared_poller(kind: str = "best") -> SharedPoller:
     """The same for several threads."""
-    return SharedEpollPoller() if kind == "best" and hasattr(select, "epoll") else LeaderPoller()
+    return SharedEpoll() if kind == "best" and hasattr(select, "epoll") else LeaderPoller()
 
 
 def wait_until_writable(sock: Any, timeout: float) -> bool:

@@ -46,7 +46,10 @@ class Client(Protocol):
         """The same with octets of a file, which stays open until it's sent."""
 
     def is_full(self) -> bool:
-        """Whether so much waits that the application should, too; in a thread of its own it waits, and it's not."""
+        """Whether so much waits that the application should, too."""
+
+    def wait_for_room(self) -> None:
+        """Wait until that isn't so. Raises ConnectionError if the client is gone, or too slow."""
 
     def has_sent_all(self) -> bool:
         """Whether nothing waits."""
@@ -141,8 +144,11 @@ class Response(SimpleHandler):
         for taken, data in enumerate(blocks, 1):
             if data != b"" or not self.status:  # an empty block is nothing to send headers for
                 self.write(data)
-            if self.client.is_full() or (taken == _BLOCKS_A_TURN and self._may_pause):
-                return False
+            if self._may_pause:
+                if taken == _BLOCKS_A_TURN or self.client.is_full():
+                    return False
+            else:
+                self.client.wait_for_room()
         return True
 
     def finish_response(self) -> None:

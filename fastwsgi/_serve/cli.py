@@ -1,0 +1,75 @@
+"""``python -m fastwsgi``: the command line of ``fastwsgi.serve()``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastwsgi._backend import implementation
+from fastwsgi._version import __version__
+from fastwsgi.simple_server import demo_app
+from fastwsgi.validate import validator
+
+from . import options as _options
+from .load import LoadError, load_application
+from .reload import run_reloading
+from .run import run
+from .workers import MissingExtraError, run_workers
+
+if TYPE_CHECKING:
+    from fastwsgi.types import WSGIApplication
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve what the arguments say until a signal ends it; the process's exit status.
+
+    arguments: those behind the program's name; None for this process's. What can't be done, is one line to standard
+    error: status 2 for a wrong argument, 1 for all else.
+    """
+    parser = argparse.ArgumentParser(
+        prog="fastwsgi",
+        description="Serve a WSGI application.",
+        epilog="Each flag has an environment variable, too: FASTWSGI_MAX_BODY for --max-body. The flag wins.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "application",
+        metavar="APP",
+        nargs="?",
+        help="MODULE:APP, MODULE:FACTORY() or FILE.py:APP; without :APP its application or app (default: a demo)",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print all options with their values, and end")
+    parser.add_argument("--version", action="version", version=f"fastwsgi {__version__} ({implementation})")
+    _options.add_arguments(parser)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    namespace = parser.parse_args(given)
+    try:
+        options = _options.from_arguments(namespace, os.environ)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.workers > 1 and options.reload:
+        parser.error("--reload is for one process, and not for --workers")
+    if namespace.print_config:
+        print(_options.describe(options, _options.origins(namespace, os.environ)))
+        return 0
+    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+
+    def load() -> WSGIApplication:
+        application = load_application(namespace.application) if namespace.application else demo_app
+        return validator(application) if options.validate else application
+
+    try:
+        if options.reload:
+            run_reloading([each for each in given if each != "--reload"])
+        elif options.workers > 1:
+            run_workers(load, options)
+        else:
+            run(load(), options)
+    except (LoadError, MissingExtraError, OSError, ValueError) as error:
+        print(f"fastwsgi: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    return 0
