@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import build_environ
 from fastwsgi._server.loop import Loop, SharedLoop
+from fastwsgi._server.poller import READ, WakeUp, wait_for
 from fastwsgi._server.response import Response
 from fastwsgi._server.server import EventServer
 from fastwsgi._server.transport import is_tls
@@ -192,7 +193,8 @@ class Service:
         self.options = options
         self._listeners = listeners
         self._threads: list[threading.Thread] = []
-        self._is_stopping = threading.Event()
+        self._is_stopping = False
+        self._bell = WakeUp()
         if access_log is None and options.access_log is not None:
             access_log = AccessLog(options.access_log_format, LogFile(options.access_log))
         self.access_log = access_log
@@ -223,7 +225,7 @@ class Service:
     def serve(self, actions: Callable[[], None] = lambda: None, interval: float = 0.5) -> None:
         """Serve until ``stop()``. actions: called every so many seconds at least, in this thread."""
         if not isinstance(self.loop, SharedLoop):
-            self.loop.serve(self._is_stopping.is_set, interval, actions)
+            self.loop.serve(lambda: self._is_stopping, interval, actions)
             return
         for number in range(self.options.threads):
             # Daemons, so that an application that hangs doesn't keep the process.
@@ -231,7 +233,8 @@ class Service:
             thread = threading.Thread(target=self._serve_in_thread, args=(number,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
-        while not self._is_stopping.wait(interval):
+        while not self._is_stopping:
+            wait_for(self._bell.fd, READ, interval)
             actions()
 
     def _serve_in_thread(self, number: int) -> None:
@@ -244,7 +247,9 @@ class Service:
 
     def stop(self) -> None:
         """Have ``serve()`` return; from any thread, or a signal handler."""
-        self._is_stopping.set()
+        # No lock: the thread that a signal handler interrupts may have it.
+        self._is_stopping = True
+        self._bell.wake()
         self.loop.wake()
 
     def reopen_logs(self) -> None:
@@ -276,6 +281,7 @@ class Service:
             self.loop.close()
         for listener in self._listeners:
             listener.close()
+        self._bell.close()
         if self.access_log is not None:
             self.access_log.close()
 

@@ -29,7 +29,7 @@ from fastwsgi._grammar import BadRequest
 
 from .body import IncomingBody
 from .output import FileRange, Output
-from .poller import READ, WRITE, wait_until_writable
+from .poller import READ, WRITE, wait_for
 from .proxy_protocol import ProxyHeader
 from .request import check_head
 from .transport import PLAIN, Transport
@@ -363,6 +363,16 @@ class Connection(Channel):
             self.broken = True
             raise ClientGoneError from error
 
+    def has_input(self) -> bool:
+        """Whether there is something to receive, be it the end."""
+        try:
+            socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            pass
+        return True
+
     def is_gone(self) -> bool:
         return self.broken or self.state == CLOSED
 
@@ -375,7 +385,7 @@ class Connection(Channel):
             if left <= 0 or self.server.loop.is_stopped:
                 self._break()
                 raise ClientGoneError
-            if wait_until_writable(self.sock, min(left, _PATIENCE)):
+            if wait_for(self.sock, WRITE, min(left, _PATIENCE)):
                 self._flush()
 
     def has_sent_all(self) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .connection import ANSWER, CLOSED, HEAD, Connection
+from .connection import ANSWER, CLOSED, HANDSHAKE, HEAD, PROXY, Connection
 from .poller import READ, WakeUp, make_poller, make_shared_poller
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Loop:
 
     def _retire(self, connection: Connection, patiently: bool) -> None:
         """Close a connection that is between requests, at once or after a moment."""
-        if connection.state != HEAD or connection.buffer:
+        if connection.state not in (PROXY, HANDSHAKE, HEAD) or connection.buffer:
             return
         left = connection.deadline - monotonic()
         times = self.settings.keep_alive_timeout, self.settings.head_timeout
@@ -466,12 +466,8 @@ class SharedLoop(Loop):
         for connection in list(self.connections.copy().values()):
             if self._claim(connection):
                 self._shared_poller.forget(connection.fd)
-                connection.lane = None
-                try:
-                    connection.on_event()  # a request may have come already
-                except Exception:
-                    self._fail(connection)
-                self._retire(connection, patiently)
+                if not connection.has_input():  # else it's for a thread: here an application might take any time
+                    self._retire(connection, patiently)
                 if connection.state != CLOSED:
                     self._park(connection)
         end = monotonic() + timeout

@@ -211,11 +211,11 @@ def make_shared_poller(kind: str = "best") -> SharedPoller:
     return SharedEpoll() if kind == "best" and hasattr(select, "epoll") else LeaderPoller()
 
 
-def wait_until_writable(sock: Any, timeout: float) -> bool:
-    """Wait in this thread until a socket takes octets, or some seconds are over; whether it does."""
+def wait_for(sock: Any, events: int, timeout: float) -> bool:
+    """Wait in this thread until one socket is ready for READ or WRITE, or some seconds are over; whether it is."""
     kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
     with kind() as selector:
-        selector.register(sock, selectors.EVENT_WRITE)
+        selector.register(sock, _selector_events(events))
         return bool(selector.select(timeout))
 
 
