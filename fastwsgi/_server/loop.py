@@ -316,6 +316,7 @@ class SharedLoop(Loop):
     def _open_poller(self) -> None:
         self._parked: dict[int, Connection] = {}
         self._noted: set[int] = set()
+        self._accepts = threading.Lock()
         self._sweeps = threading.Lock()
         self._gone = threading.Event()
         self._shared_poller = make_shared_poller(self.settings.poller)
@@ -425,22 +426,12 @@ class SharedLoop(Loop):
             self._resume_accepting()
 
     def _accept_in_thread(self, server: EventServer, lanes: dict[Any, FastLane | None]) -> None:
-        if not self._accepting or len(self.connections) >= self.settings.max_connections:
-            self._accepting = False
-            return
-        accepted = None
-        try:
-            accepted = server.accept()
-        except ConnectionError:
-            pass
-        except OSError:
-            self._accepting = False
-            return
-        # Now, so that the next client is accepted while this one's application runs.
-        self._shared_poller.arm(server.listener_fd, READ)
-        connection = server.welcome(*accepted) if accepted is not None else None
+        with self._accepts:  # or each thread would take the last place there is
+            connection = self._accept_one(server)
+        if self._accepting:
+            # Now, so that the next client is accepted while this one's application runs.
+            self._shared_poller.arm(server.listener_fd, READ)
         if connection is not None:
-            self.connections[connection.fd] = connection
             connection.lane = lanes[server]
             try:
                 connection.on_event()
@@ -448,6 +439,22 @@ class SharedLoop(Loop):
                 self._fail(connection)
             if connection.state != CLOSED:
                 self._park(connection, is_new=True)
+
+    def _accept_one(self, server: EventServer) -> Connection | None:
+        if not self._accepting or len(self.connections) >= self.settings.max_connections:
+            self._accepting = False
+            return None
+        try:
+            accepted = server.accept()
+        except ConnectionError:
+            return None
+        except OSError:
+            self._accepting = False
+            return None
+        connection = server.welcome(*accepted) if accepted is not None else None
+        if connection is not None:
+            self.connections[connection.fd] = connection
+        return connection
 
     def _pause_accepting(self) -> None:
         self._accepting = False  # the thread that gets the next client, arms the socket no more
