@@ -605,3 +605,24 @@ class Channel:
 
     def forget(self) -> None:
         """Give back memory that only speeds up the next request."""
+
+
+def hand_out(
+    events: Iterable[tuple[int, int]], connections: dict[int, Any], fail: Callable[[Any], None]
+) -> list[int]:
+    """Call ``on_event()`` of each connection that an event is for; return the descriptors of the other events.
+
+    events: as a poller reports them; connections: channels by descriptor; fail: called with a channel that has raised
+    an Exception, which is being handled.
+    """
+    others = []
+    for fd, _ in events:
+        connection = connections.get(fd)
+        if connection is None:
+            others.append(fd)
+            continue
+        try:
+            connection.on_event()
+        except Exception:
+            fail(connection)
+    return others

@@ -233,7 +233,7 @@ cdef class Channel:
         last_serial += 1
         self.serial = last_serial
 
-    def on_event(self):
+    cpdef on_event(self):
         cdef unsigned char room[ROOM]
         cdef Py_ssize_t size, used, start = 0
         self.drained = False
@@ -266,6 +266,21 @@ cdef class Channel:
             memo = self.lane.memos[memo_place(self)]
             if memo is not None and memo.owner == self.serial:
                 self.lane.memos[memo_place(self)] = None
+
+
+def hand_out(events, dict connections, fail):
+    cdef Channel connection
+    others = []
+    for fd, _ in events:
+        connection = connections.get(fd)
+        if connection is None:
+            others.append(fd)
+            continue
+        try:
+            connection.on_event()
+        except Exception:
+            fail(connection)
+    return others
 
 
 @cython.final

@@ -8,6 +8,7 @@ import gc
 import gzip
 import io
 import re
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
@@ -548,3 +549,39 @@ def test_a_log_hook_that_raises(application: str, capsys: pytest.CaptureFixture[
         assert capsys.readouterr().err.count("LookupError: in the hook") == 2
     assert found[0] == found[1]
     assert found[0][1] == 2 * (application == "closing")
+
+
+# ---- handing events out ------------------------------------------------------------------------------
+
+
+def channel_of(twin: Any, log: list[Any], name: str, error: BaseException | None = None) -> Any:
+    def turn(self: Any) -> None:
+        log.append(name)
+        if error is not None:
+            raise error
+
+    return type("Noting", (twin.Channel,), {"turn": turn})(0, None)
+
+
+def test_events_are_handed_out_in_order(twin: Any) -> None:
+    """To connections, whatever one of them raises; the descriptors of others come back."""
+    log: list[Any] = []
+    error = ValueError("x")
+    connections = {3: channel_of(twin, log, "a"), 5: channel_of(twin, log, "b", error), 4: channel_of(twin, log, "c")}
+    failed: list[Any] = []
+
+    def fail(connection: Any) -> None:
+        failed.append((connection, sys.exc_info()[1]))
+
+    others = twin.hand_out([(9, 1), (5, 4), (3, 1), (8, 5), (4, 1), (3, 1)], connections, fail)
+    assert others == [9, 8]
+    assert log == ["b", "a", "c", "a"]
+    assert failed == [(connections[5], error)]
+
+
+def test_what_must_end_the_loop_does(twin: Any) -> None:
+    log: list[Any] = []
+    connections = {3: channel_of(twin, log, "a", KeyboardInterrupt()), 4: channel_of(twin, log, "b")}
+    with pytest.raises(KeyboardInterrupt):
+        twin.hand_out([(3, 1), (4, 1)], connections, log.append)
+    assert log == ["a"]

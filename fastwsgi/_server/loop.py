@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+
+from fastwsgi._backend import hand_out
 
 from .connection import ANSWER, CLOSED, HANDSHAKE, HEAD, PROXY, Connection
 from .poller import READ, WakeUp, make_poller, make_shared_poller
@@ -110,20 +112,10 @@ class Loop:
 
     def _turn(self, timeout: float | None, one: bool = False) -> None:
         """Wait for events, and have them handled; with one, only until a request was answered."""
-        before = self.requests
-        get = self.connections.get
         events = self.poller.wait(self._patience(timeout))
         now = monotonic()
-        for fd, _ in events:
-            connection = get(fd)
-            if connection is not None:
-                try:
-                    connection.on_event()
-                except Exception:
-                    self._fail(connection)
-                if one and self.requests != before:
-                    break
-            elif fd in self.servers:
+        for fd in self._hand_one_out(events) if one else hand_out(events, self.connections, self._fail):
+            if fd in self.servers:
                 self._accept(self.servers[fd], 1 if one else _ACCEPTED_AT_ONCE)
             else:
                 self._wake_up.on_event()
@@ -131,6 +123,15 @@ class Loop:
             server.flush_logs()
         if now >= self._next_sweep:
             self._sweep(now)
+
+    def _hand_one_out(self, events: Iterable[tuple[int, int]]) -> list[int]:
+        """The same as hand_out(), up to the event by which a request was answered."""
+        before, others = self.requests, []
+        for event in events:
+            others += hand_out((event,), self.connections, self._fail)
+            if self.requests != before:
+                break
+        return others
 
     def _patience(self, timeout: float | None) -> float:
         """How long to wait for events, in seconds, so that no deadline is missed by much."""
@@ -297,7 +298,7 @@ class Loop:
                     self.poller.forget(fd)
 
     def _resume_accepting(self) -> None:
-        if not self._is_retired and len(self.connections) < self.settings.max_connections:
+        if not (self.is_stopped or self._is_retired) and len(self.connections) < self.settings.max_connections:
             self._accepting = True
             for fd in self.servers:
                 self.poller.watch(fd, READ)
@@ -460,7 +461,7 @@ class SharedLoop(Loop):
         self._accepting = False  # the thread that gets the next client, arms the socket no more
 
     def _resume_accepting(self) -> None:
-        if not self._is_retired and len(self.connections) < self.settings.max_connections:
+        if not (self.is_stopped or self._is_retired) and len(self.connections) < self.settings.max_connections:
             self._accepting = True
             for fd in self.servers:
                 self._shared_poller.arm(fd, READ)
