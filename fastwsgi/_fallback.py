@@ -526,7 +526,7 @@ class SharedEpoll:
 
     def arm(self, fd: int, events: int, is_new: bool = False) -> None:
         """Have a descriptor reported when it is ready, now or later, for READ (1), WRITE (4) or both."""
-        (self._epoll.register if is_new else self._epoll.modify)(fd, events | select.EPOLLRDHUP | select.EPOLLET)
+        (self._epoll.register if is_new else self._epoll.modify)(fd, events | select.EPOLLET)
 
     def forget(self, fd: int) -> None:
         """Nothing: closing is enough."""

@@ -90,7 +90,12 @@ class ThreadedServer(simple_server.WSGIServer):
     """What serves is the loop of several threads, as under fastwsgi.serve(); all else is as ever."""
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        loop = SharedLoop(self.settings)
+        try:
+            self.serve_in_threads(SharedLoop(self.settings))
+        finally:
+            self.has_stopped.set()
+
+    def serve_in_threads(self, loop: SharedLoop) -> None:
         self._inside = inside = simple_server._inside_of(self, loop, THREADS)
         threads = [threading.Thread(target=loop.serve_in_thread, args=(i,), daemon=True) for i in range(THREADS)]
         for thread in threads:
@@ -103,7 +108,6 @@ class ThreadedServer(simple_server.WSGIServer):
         loop.close()
         self._inside = None
         assert inside.loop.connections == {}
-        self.has_stopped.set()
 
     def shutdown(self) -> None:
         self.is_asked_to_stop.set()

@@ -163,7 +163,8 @@ def test_an_installation_has_what_it_should(tree: Path, tmp_path: Path) -> None:
     wanted = {path.relative_to(SOURCE / "fastwsgi") for path in (SOURCE / "fastwsgi").rglob("*.py")}
     assert {path.relative_to(package) for path in package.rglob("*.py")} == wanted
     assert (package / "py.typed").exists()
-    assert {path.name for path in target.iterdir() if path.suffix != ".dist-info"} == {"fastwsgi"}
+    assert {path.name for path in target.iterdir() if path.suffix != ".dist-info"} == {"fastwsgi", "bin"}
+    assert [path.stem for path in (target / "bin").iterdir()] == ["fastwsgi"]
     assert [path.name.partition("-")[0] for path in target.glob("*.dist-info")] == ["fastwsgi_toolkit"]
     assert not list(package.rglob("*.c"))
 
