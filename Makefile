@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PORT ?= 0
+# How many processes run the tests.
+JOBS ?= 2
 BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 
@@ -14,7 +16,7 @@ run: $(BUILT)
 	$(BIN)/python -m fastwsgi --bind 127.0.0.1:$(PORT)
 
 test: $(VENV)/.test
-	@set -e; for leg in $(LEGS); do echo "== leg: $$leg"; $(BIN)/python -m pytest -q --leg=$$leg; done
+	@set -e; for leg in $(LEGS); do echo "== leg: $$leg"; $(BIN)/python -m pytest -q -n $(JOBS) --leg=$$leg; done
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -539,7 +539,7 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     cdef unsigned char* end = added + ADDED
     cdef unsigned char* start
     if (
-        response.handed_over or response.status is None or is_outdated(lane)
+        response.handed_over or response.status is None or is_outdated(lane) or not lane.enabled
         or head.method == "HEAD" or not has_usual_body(response.status)
     ):
         return False
@@ -637,7 +637,7 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
 
 cdef bint is_streamable(FastLane lane, LaneResponse response, RequestHead head) except -1:
     """Whether the result is to be sent block by block: no file, and nothing that knows how many blocks it has."""
-    if response.handed_over or head.method == "HEAD" or is_outdated(lane):
+    if response.handed_over or head.method == "HEAD" or is_outdated(lane) or not lane.enabled:
         return False
     return not (isinstance(response.result, lane.file_wrapper) or hasattr(response.result, "__len__"))
 

@@ -1,15 +1,24 @@
 """A worker class for gunicorn: ``gunicorn -k fastwsgi.gunicorn.Worker module:app``.
 
 gunicorn listens, starts and replaces processes; in each of them our event-driven server serves. Works like its other
-workers: threads, max_requests, timeout, graceful_timeout, TLS, access log, reload. Its settings for limits and
-keep-alive count where they aren't gunicorn's defaults; otherwise ours do. ``pre_request`` and ``post_request`` are not
-called.
+workers: threads, max_requests, timeout, graceful_timeout, TLS, access log, statsd, reload. Its settings ``keepalive``,
+``limit_request_line``, ``limit_request_fields`` and ``worker_connections`` count where they aren't gunicorn's defaults;
+otherwise ours do.
+
+All hooks are called but two, ``pre_request`` and ``post_request``, which want gunicorn's own request object. The access
+log has no fields of the answer, ``%({name}o)s``. Of its proxies (``forwarded_allow_ips``, and whoever connects to a
+unix socket) X-Forwarded-For is believed, too, and not only X-Forwarded-Proto; ``secure_scheme_headers``,
+``forwarder_headers`` and ``proxy_allow_ips`` are not looked at: with ``proxy_protocol`` each connection begins with
+such a header, whoever it comes from. ALPN offers no HTTP/2.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
@@ -17,12 +26,16 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import gunicorn.sock
+from gunicorn import glogging
 from gunicorn.workers import base
 
-from ._serve.options import Options
+from ._serve.options import OPTIONS, Options
 from ._serve.service import Service
 
-# gunicorn's settings, where they aren't its defaults, and ours.
+# What an application has, in seconds, from SIGQUIT to the end of its process.
+_QUICK = 1
+
+# gunicorn's settings, where they aren't its defaults, and ours; for the limits 0 is none.
 _SETTINGS = {
     "keepalive": "keep_alive_timeout",
     "limit_request_line": "max_request_line",
@@ -77,13 +90,17 @@ class _AccessLog:
 class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
     """Serves in one of gunicorn's processes, in as many threads as its ``threads`` says."""
 
+    alive: bool
     _service: Service | None = None
     _is_quick = False
     _next_beat = 0.0
 
     def run(self) -> None:
         options = self._options()
-        context = gunicorn.sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
+        context = None
+        if self.cfg.is_ssl:
+            context = gunicorn.sock.ssl_context(self.cfg)
+            context.set_alpn_protocols(["http/1.1"])  # whatever else it offers, nobody here speaks it
         listeners = []
         for each in self.sockets:
             sock = each.sock
@@ -91,16 +108,21 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
                 sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             listeners.append(_Listener(sock))
         # Of the options a process of our own command line has a log, else gunicorn's, if it is to have one.
-        log = _AccessLog(self.log) if options.access_log is None and self.log.access_log_enabled else None
+        log = _AccessLog(self.log) if options.access_log is None and self._has_access_log() else None
         self._service = service = Service(
             self.wsgi, options, listeners, multiprocess=self.cfg.workers > 1, access_log=log
         )
+        if not self.cfg.keepalive:
+            service.loop.close_each()
         self._beat_time = min(1.0, self.timeout / 2 or 1.0)
+        # One thread looks at max_requests after each turn of the loop, and several by the one that waits for them.
+        interval = self._beat_time if self.max_requests == sys.maxsize else min(0.1, self._beat_time)
         try:
+            self.notify()  # or a worker that hangs at its first request would not be seen to
             if self.alive:  # no signal has come meanwhile
-                service.serve(self._beat, self._beat_time)
+                service.serve(self._beat, interval)
             if not self._is_quick:
-                service.finish(self.notify)
+                service.finish(self._beat)
         finally:
             service.close()
 
@@ -111,7 +133,7 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
             return options
         settings = self.cfg.settings
         changes = {
-            ours: settings[theirs].get()
+            ours: _within_bounds(ours, settings[theirs].get())
             for theirs, ours in _SETTINGS.items()
             if settings[theirs].get() != settings[theirs].default
         }
@@ -125,32 +147,64 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
             **changes,
         )
 
+    def _has_access_log(self) -> bool:
+        """Whether gunicorn's logger wants to hear of requests: to write lines, or because it counts them."""
+        is_usual = type(self.log).access is glogging.Logger.access
+        return not is_usual or getattr(self.log, "access_log_enabled", True)
+
     def _beat(self) -> None:
+        service = self._service
+        assert service is not None
+        if self.alive and self.max_requests != sys.maxsize and service.requests >= self.max_requests:
+            self.alive = False
+            self.log.info("Autorestarting worker after current request.")
+        if not self.alive:  # by that, by a signal, or by the reloader's thread
+            service.stop()
         now = monotonic()
-        if now < self._next_beat or self._service is None:
+        if now < self._next_beat:
             return
         self._next_beat = now + self._beat_time
         self.notify()
-        if self.ppid != os.getppid():
+        if self.ppid != os.getppid() and self.alive:
+            self.alive = False
             self.log.info("Parent changed, shutting down: %s", self)
-            self._service.stop()
-        elif self._service.requests >= self.max_requests:
-            self.log.info("Autorestarting worker after current request.")
-            self._service.stop()
+            service.stop()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
         if self._service is not None:
             self._service.stop()
 
+    def handle_usr1(self, sig: int, frame: Any) -> None:
+        super().handle_usr1(sig, frame)
+        if self._service is not None:
+            self._service.reopen_logs()
+
     def handle_quit(self, sig: int, frame: Any) -> None:
-        # Not by an exception: it would come up in an application that is running, as an error of that.
-        self.alive = False
+        # Not by an exception: it would come up in an application that is running, as an error of that. One that goes on
+        # nevertheless, the system ends, together with the process.
         self._is_quick = True
         self.cfg.worker_int(self)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_QUICK)
+        self.handle_exit(sig, frame)
+
+    def handle_abort(self, sig: int, frame: Any) -> None:
+        # By an exception, so that the log tells where the application hangs.
+        self._is_quick = True
         if self._service is not None:
             self._service.stop()
+        super().handle_abort(sig, frame)
 
 
-def _addresses(value: Any) -> tuple[str, ...]:
-    return tuple(each.strip() for each in value.split(",")) if isinstance(value, str) else tuple(value)
+def _within_bounds(name: str, value: Any) -> Any:
+    """A value of gunicorn's for an option of ours."""
+    least, most = OPTIONS[name].metadata["between"]
+    if not value:
+        return least if name == "keep_alive_timeout" else most
+    return min(value, most)
+
+
+def _addresses(value: str | Iterable[str]) -> list[str]:
+    entries = value.split(",") if isinstance(value, str) else value
+    return [entry.strip() for entry in entries if entry.strip()]

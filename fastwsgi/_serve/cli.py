@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastwsgi._backend import implementation
@@ -62,14 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         application = load_application(namespace.application) if namespace.application else demo_app
         return validator(application) if options.validate else application
 
+    if options.reload:
+        serve = partial(run_reloading, given)
+    elif options.workers > 1:
+        serve = partial(run_workers, load, options)
+    else:
+        try:
+            application = load()
+        except LoadError as error:  # what else is raised, is the program's own, and so is its traceback
+            return _complain(error)
+        serve = partial(run, application, options)
     try:
-        if options.reload:
-            run_reloading([each for each in given if each != "--reload"])
-        elif options.workers > 1:
-            run_workers(load, options)
-        else:
-            run(load(), options)
-    except (LoadError, MissingExtraError, OSError, ValueError) as error:
-        print(f"fastwsgi: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 1
+        serve()
+    except (MissingExtraError, OSError, ValueError) as error:
+        return _complain(error)
     return 0
+
+
+def _complain(error: Exception) -> int:
+    """Say what is wrong, and return the exit status for it."""
+    print(f"fastwsgi: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+    return 2 if isinstance(error, ValueError) else 1

@@ -38,7 +38,7 @@ class Options(Settings):
     bind: tuple[str, ...] = setting(
         (),
         "addresses",
-        "Where to listen: HOST:PORT, unix:PATH, fd://NUMBER. If nothing is said: on the sockets that systemd hands"
+        "Where to listen: HOST:PORT, unix:PATH, fd:NUMBER. If nothing is said: on the sockets that systemd hands"
         " over, else on 127.0.0.1:8000.",
         group="listening",
     )

@@ -20,8 +20,10 @@ def run_reloading(arguments: Sequence[str]) -> None:
         if error.name != "watchfiles":
             raise
         raise MissingExtraError("--reload needs watchfiles: pip install 'fastwsgi-toolkit[reload]'") from None
+    # The environment may say to reload, too, and that is done here.
+    arguments = ["--no-reload", *(each for each in arguments if each != "--reload")]
     # As a list of one callable's arguments: no shell, and no quoting.
-    run_process(".", target=_serve, args=(list(arguments),), watch_filter=PythonFilter(), callback=_announce)
+    run_process(".", target=_serve, args=(arguments,), watch_filter=PythonFilter(), callback=_announce)
 
 
 def _announce(changes: object) -> None:

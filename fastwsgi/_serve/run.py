@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from fastwsgi._backend import implementation
 from fastwsgi._version import __version__
 
+from .access_log import AccessLog, LogFile
 from .bind import Listener, notify_systemd, open_listeners
 from .options import Options
+from .proxies import Proxies
 from .service import Service
 
 if TYPE_CHECKING:
@@ -28,11 +31,11 @@ def run(application: WSGIApplication, options: Options) -> None:
     serves for ever. Raises OSError if a socket can't be opened or a certificate not be read, ValueError for
     options that contradict each other.
     """
-    context = tls_context(options)
     listeners = listen(options)
     with contextlib.ExitStack() as stack:
         for listener in listeners:
             stack.callback(listener.close)
+        context = tls_context(options)
         if context is not None:
             for listener in listeners:
                 wrap(listener, context)
@@ -47,7 +50,8 @@ def run(application: WSGIApplication, options: Options) -> None:
 
 
 def listen(options: Options) -> list[Listener]:
-    """Open the sockets that the options say."""
+    """Open the sockets that the options say, if a service can do what else they say."""
+    _check(options)
     return open_listeners(
         options.bind,
         reuse_port=options.reuse_port,
@@ -74,12 +78,43 @@ def tls_context(options: Options) -> ssl.SSLContext | None:
     import ssl
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(options.certfile, options.keyfile)
     context.set_alpn_protocols(["http/1.1"])
+    with _naming("read", certfile=options.certfile, keyfile=options.keyfile):
+        context.load_cert_chain(options.certfile, options.keyfile)
     if options.ca_certs is not None:
-        context.load_verify_locations(options.ca_certs)
+        with _naming("read", ca_certs=options.ca_certs):
+            context.load_verify_locations(options.ca_certs)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _check(options: Options) -> None:
+    """Raise ValueError or OSError, by the name of the option, if a service couldn't be made.
+
+    Before anything is opened that others might see, and where there are workers, once instead of in each of them.
+    """
+    try:
+        AccessLog(options.access_log_format, sys.stdout)
+    except ValueError as error:
+        raise ValueError(f"access_log_{error}") from None
+    try:
+        Proxies(options.forwarded_allow_ips, options.forwarded_fields)
+    except ValueError as error:
+        raise ValueError(f"forwarded_{error}".replace("forwarded_allow ", "forwarded_allow_ips ")) from None
+    tls_context(options)
+    if options.access_log is not None:
+        with _naming("write", access_log=options.access_log):
+            LogFile(options.access_log).close()
+
+
+@contextlib.contextmanager
+def _naming(action: str, **files: str | None) -> Iterator[None]:
+    """Have an OSError say the options, and the files that they name."""
+    try:
+        yield
+    except OSError as error:
+        what = " with ".join(f"{option} {name!r}" for option, name in files.items() if name is not None)
+        raise OSError(error.errno, f"can't {action} {what}: {error.strerror or error}") from error
 
 
 def wrap(listener: Listener, context: ssl.SSLContext) -> None:

@@ -249,6 +249,7 @@ class Service:
         """Have ``serve()`` return; from any thread, or a signal handler."""
         # No lock: the thread that a signal handler interrupts may have it.
         self._is_stopping = True
+        self.loop.close_each()  # now, so that a request in the application is answered as the last one
         self._bell.wake()
         self.loop.wake()
 

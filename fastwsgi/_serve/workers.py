@@ -23,6 +23,7 @@ def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
     """
     try:
         from gunicorn.app.base import BaseApplication
+        from gunicorn.arbiter import Arbiter
     except ModuleNotFoundError as error:
         if error.name != "gunicorn":
             raise
@@ -30,14 +31,33 @@ def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
 
     # Ours, so that all kinds of addresses mean the same as with one process.
     listeners = listen(options)
+    # gunicorn closes the descriptors that it is given.
+    binds = [f"fd://{listener.sock.detach()}" for listener in listeners]
     own = options
+
+    def close() -> None:
+        for listener in listeners:
+            listener.close()
+
+    class OwnArbiter(Arbiter):  # type: ignore[misc, unused-ignore]
+        def start(self) -> None:
+            super().start()
+            announce(options, listeners)  # from now on a signal ends it in an orderly way
+            self.systemd = True  # or it would remove unix sockets, which are ours to remove, or another program's
+
+        def stop(self, graceful: bool = True) -> None:
+            close()  # while it listens, for the reason that Listener.close() has
+            super().stop(graceful)
+
+        def reexec(self) -> None:
+            self.log.error("USR2 is for gunicorn's own command line, and ignored")
 
     class Application(BaseApplication):  # type: ignore[misc, unused-ignore]
         options = own
 
         def load_config(self) -> None:
             settings: dict[str, Any] = {
-                "bind": [f"fd://{listener.sock.fileno()}" for listener in listeners],
+                "bind": binds,
                 "worker_class": "fastwsgi.gunicorn.Worker",
                 "workers": own.workers,
                 "threads": own.threads,
@@ -49,11 +69,15 @@ def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
                 settings.update(certfile=own.certfile, keyfile=own.keyfile, ca_certs=own.ca_certs)
                 if own.ca_certs is not None:
                     settings["cert_reqs"] = 2  # ssl.CERT_REQUIRED
+            if "control_socket_disable" in self.cfg.settings:  # from 25.1 on, and all services would share one path
+                settings["control_socket_disable"] = True
             for name, value in settings.items():
                 self.cfg.set(name, value)
 
         def load(self) -> WSGIApplication:
             return load()
 
-    announce(options, listeners)
-    Application().run()
+    try:
+        OwnArbiter(Application()).run()
+    finally:
+        close()

@@ -45,6 +45,8 @@ PROXY, HANDSHAKE, HEAD, BODY, ANSWER, LINGER, CLOSED = range(7)
 
 _RECEIVE = 65536
 _MOST_READ_AWAY = 16  # times that, before other connections have their turn
+#: For so many seconds a client that has just had an answer is likely to ask again.
+MOMENT = 1.0
 _PATIENCE = 0.5  # seconds for which a thread waits for a client without a look at whether the server stops
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -391,6 +393,9 @@ class Connection(Channel):
     def has_sent_all(self) -> bool:
         return not self.output
 
+    def is_ending(self) -> bool:
+        return self.server.loop.is_closing
+
     def _go_on_answering(self) -> None:
         if self.output:
             self._flush()
@@ -415,7 +420,7 @@ class Connection(Channel):
         client_closes = self.handler is not None and self.handler.close_connection
         self.output = self.response = self.handler = None
         self.server.loop.requests += 1
-        if response is not None and response.persistent and not self.server.loop.is_closing:
+        if response is not None and response.persistent:
             self._await_request()
         elif response is not None and response.must_reset:
             self.reset()
@@ -433,7 +438,9 @@ class Connection(Channel):
             self.deadline = monotonic() + settings.head_timeout
         else:
             self.buffer = None
-            self.deadline = monotonic() + settings.keep_alive_timeout
+            # The answer was begun before the server was to close, and has promised to take another request.
+            time = MOMENT if self.server.loop.is_closing else settings.keep_alive_timeout
+            self.deadline = monotonic() + min(time, settings.keep_alive_timeout)
             self.between_requests = self.lane is not None
 
     # ---- what the fast lane hands over ---------------------------------------------------------------

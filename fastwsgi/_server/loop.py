@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastwsgi._backend import hand_out
 
-from .connection import ANSWER, CLOSED, HANDSHAKE, HEAD, PROXY, Connection
+from .connection import ANSWER, CLOSED, HANDSHAKE, HEAD, MOMENT, PROXY, Connection
 from .poller import READ, WakeUp, make_poller, make_shared_poller
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ _ACCEPTED_AT_ONCE = 64
 _TICK = 1.0
 # For no time limit, which PyPy's epoll has no word for.
 _LONGEST_WAIT = 3600.0
-# For so many seconds a client that has just had an answer is likely to ask again.
-_MOMENT = 1.0
 # After so many seconds between requests a connection gives its memo back.
 _MEMO_IDLE = 5.0
 
@@ -93,7 +91,7 @@ class Loop:
 
     def serve_one(self, timeout: float | None) -> bool:
         """Serve until one request was answered, or whatever became of it, or for some seconds; whether one was."""
-        self._close_lanes()
+        self.close_each()
         end = None if timeout is None else monotonic() + timeout
         before = self.requests
         self.is_running = True
@@ -173,7 +171,7 @@ class Loop:
         """Accept no more, and close each connection after the request that it is at."""
         self._is_retired = True
         self._pause_accepting()
-        self._close_lanes()
+        self.close_each()
 
     def accept_all(self, server: EventServer) -> None:
         """Accept everybody who waits for it, before the listening socket is closed and they are turned away."""
@@ -185,8 +183,8 @@ class Loop:
             return
         left = connection.deadline - monotonic()
         times = self.settings.keep_alive_timeout, self.settings.head_timeout
-        if patiently and any(time - _MOMENT < left <= time for time in times):
-            connection.deadline = monotonic() + _MOMENT  # its client is busy, and about to ask again
+        if patiently and any(time - MOMENT < left <= time for time in times):
+            connection.deadline = monotonic() + MOMENT  # its client is busy, and about to ask again
         else:
             connection.close()
 
@@ -205,10 +203,10 @@ class Loop:
         for server in self.servers.values():
             server.give_listener_back()
 
-    def _close_lanes(self) -> None:
-        """From now on each connection is closed after the request that it is at, which the lanes don't do."""
+    def close_each(self) -> None:
+        """From now on close each connection after the request that it is at, which the lanes don't do."""
         self.is_closing = True
-        self._tick = min(self._tick, _MOMENT / 10)
+        self._tick = min(self._tick, MOMENT / 10)
         for server in self.servers.values():
             server.close_lanes()
 
@@ -307,9 +305,9 @@ class Loop:
 class SharedLoop(Loop):
     """Serves in several threads, each of which runs ``serve_in_thread()``.
 
-    A connection that waits for its client is *parked*, and its socket armed; the thread that its event comes to,
-    takes it out again. Parking is done before arming, and taking out is one atomic step: so nobody else has it then.
-    Who finds that another has it, leaves a note, in case that was about to park it without arming.
+    A connection that waits for its client is armed and *parked*; the thread that its event comes to, takes it out
+    again, in one atomic step: so nobody else has it then. Who finds that another has it, leaves a note, in case that
+    was about to park it; who has parked it, looks for a note, and if there is one, arms it anew.
     """
 
     is_shared = True
@@ -388,9 +386,15 @@ class SharedLoop(Loop):
             self._park(connection)
 
     def _park(self, connection: Connection, is_new: bool = False) -> None:
-        self._noted.discard(connection.fd)
-        self._parked[connection.fd] = connection
-        self._shared_poller.arm(connection.fd, connection.watched or READ, is_new)
+        fd = connection.fd
+        while True:
+            self._noted.discard(fd)
+            # Before it is parked: from then on another thread may close it.
+            self._shared_poller.arm(fd, connection.watched or READ, is_new)
+            self._parked[fd] = connection
+            if fd not in self._noted or not self._claim(connection):
+                return
+            is_new = False
 
     def _claim(self, connection: Connection) -> bool:
         """Take a connection from the poller, unless another thread has it."""
@@ -471,18 +475,29 @@ class SharedLoop(Loop):
     ) -> None:
         """The same, while the threads go on, and from another thread than theirs."""
         self.retire()
+        self._retire_parked(patiently, 0.0)
+        end = monotonic() + timeout
+        while self._is_waited_for(patiently) and (left := end - monotonic()) > 0:
+            self._gone.wait(min(left, self._tick))
+            # Those that a thread had, whose lane has answered as ever.
+            self._retire_parked(patiently, monotonic() + MOMENT)
+            actions()
+        self.stop()
+
+    def _retire_parked(self, patiently: bool, later: float) -> None:
+        """Retire the connections between requests that no thread has, and whose deadline is later than this."""
         for connection in list(self.connections.copy().values()):
-            if self._claim(connection):
+            if (
+                connection.state == HEAD
+                and not connection.buffer
+                and connection.deadline > later
+                and self._claim(connection)
+            ):
                 self._shared_poller.forget(connection.fd)
                 if not connection.has_input():  # else it's for a thread: here an application might take any time
                     self._retire(connection, patiently)
                 if connection.state != CLOSED:
                     self._park(connection)
-        end = monotonic() + timeout
-        while self._is_waited_for(patiently) and (left := end - monotonic()) > 0:
-            self._gone.wait(min(left, self._tick))
-            actions()
-        self.stop()
 
     def accept_all(self, server: EventServer) -> None:
         while len(self.connections) < self.settings.max_connections:

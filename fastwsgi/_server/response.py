@@ -54,6 +54,9 @@ class Client(Protocol):
     def has_sent_all(self) -> bool:
         """Whether nothing waits."""
 
+    def is_ending(self) -> bool:
+        """Whether the answer is the last one, whatever the request wants: the server stops."""
+
 
 class Response(SimpleHandler):
     """Runs an application for one request, and frames its answer by RFC 9112 section 6.
@@ -263,6 +266,8 @@ class Response(SimpleHandler):
                     self.persistent = False
         if not self._bodiless and "Content-Length" in headers:
             self._room = int(headers["Content-Length"])  # type: ignore[arg-type]
+        if self.client.is_ending():
+            self.persistent = False
         if self.http_version == "1.0":
             self.persistent = False
         elif not self.persistent:

@@ -197,7 +197,7 @@ class EventServer:
             environ,
             body,
             modern=handler.request_version != "HTTP/1.0",
-            persistent=not (handler.close_connection or self.loop.is_closing),
+            persistent=not handler.close_connection,
             multithread=self.loop.is_shared,
             http_version=self.http_version,
         )
@@ -212,7 +212,8 @@ class EventServer:
 
     def refresh_lane(self, lane: FastLane) -> None:
         """Teach a lane what it can't see by itself, after a handler class was changed."""
-        teach(lane, self)
+        if not self.loop.is_closing:
+            teach(lane, self)
 
     def close_lanes(self) -> None:
         """Have everything done on the general path."""
