@@ -153,9 +153,11 @@ def _hint(module: ModuleType) -> str:
 def _takes(value: Any, count: int) -> bool:
     """Whether a function, or an object by its class, can be called with so many arguments."""
     if type(value) is not FunctionType:
+        if str(type(value).__module__).partition(".")[0] in sys.stdlib_module_names:
+            return False  # what imports leave behind in any module
         value, count = type(value).__call__, count + 1
-        if type(value) is not FunctionType or value.__module__ == "typing":
-            return False  # in C, or what imports leave behind in any module
+        if type(value) is not FunctionType:
+            return False  # in C
     try:
         # As it is, and not as a decorator has made it look.
         inspect.signature(value, follow_wrapped=False).bind(*[None] * count)
