@@ -78,7 +78,7 @@ PLAIN = Transport(
     receive=_receive,
     send=_send,
     # macOS has it with other rules for what was sent before "not now"; Linux's is the one that is tested.
-    send_file=_send_file if sys.platform.startswith("linux") else None,
+    send_file=_send_file if hasattr(os, "sendfile") and sys.platform.startswith("linux") else None,
     handshake=lambda sock: 0,
     end_of_output=_end_of_output,
     pending=lambda sock: 0,
