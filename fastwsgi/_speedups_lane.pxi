@@ -302,6 +302,7 @@ cdef class LaneResponse(Response):
     # Of a streamed one, once its head is sent.
     cdef object blocks
     cdef bint chunked
+    cdef object context  # the application's; entered, as long as it's here
     cdef Py_ssize_t room  # what the Content-Length leaves, -1 for none
 
     cdef bytes take_rest(self):
@@ -315,6 +316,18 @@ cdef class LaneResponse(Response):
         if is_first and self.head_sent:
             handler.head_was_sent(self.chunked, None if self.room < 0 else self.room)
         return handler
+
+    cdef int leave(self) except -1:
+        """Leave the context that the application was called in."""
+        context, self.context = self.context, None
+        return PyContext_Exit(context) if context is not None else 0
+
+    cdef int give_away(self, object error, bytes unsent) except -1:
+        """Have the general path go on, with an exception of the application or with its next blocks."""
+        self.handler.context = self.context
+        self.leave()
+        self.channel.adopt(self.handler, self.take_rest(), error, unsent)
+        return 0
 
     cdef object take_handler(self):
         if self.handler is None:
@@ -412,15 +425,18 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     if lane.has_log_hooks:
         channel.began = <double>monotonic()
     application = lane.front.application if lane.get_app is None else lane.get_app()
+    response.context = PyContext_CopyCurrent()
+    PyContext_Enter(response.context)
     try:
         response.result = application(environ, response.start_response)
     except BaseException as error:
-        handler = response.hand_over()
-        channel.adopt(handler, response.take_rest(), error)
+        response.hand_over()
+        response.give_away(error, b"")
     else:
         if not answer(lane, response, head, option):
             stream(lane, response, head, option)
     finally:
+        response.leave()
         response.finished = True
         # An iterable may hold start_response(), and must be free when its response is.
         response.environ = response.body = response.result = response.blocks = None
@@ -617,10 +633,8 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
                 response.chunked = False
                 return go_on(response, None, b"0\r\n\r\n"[max(sent, 0):])
     except BaseException as error:
-        handler = response.hand_over()
-        handler.result = response.result
-        channel.adopt(handler, response.take_rest(), error)
-        return 0
+        response.hand_over().result = response.result
+        return response.give_away(error, b"")
     response.handed_over = response.finished = True
     log_safely(lane, response, response.bytes_sent)
     if hasattr(response.result, "close"):
@@ -703,10 +717,8 @@ cdef bytes joined(bytes head, bytes block, bint chunked):
 
 cdef int go_on(LaneResponse response, object block, bytes unsent) except -1:
     """Have the general path take the blocks that there still are, after one that was taken and one not yet sent."""
-    handler = response.hand_over()
-    handler.go_on_with(response.result, response.blocks, block)
-    response.channel.adopt(handler, response.take_rest(), None, unsent)
-    return 0
+    response.hand_over().go_on_with(response.result, response.blocks, block)
+    return response.give_away(None, unsent)
 
 
 cdef inline bint has_usual_body(object status) noexcept:

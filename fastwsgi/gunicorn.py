@@ -23,7 +23,7 @@ from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gunicorn.sock
 from gunicorn import glogging
@@ -31,6 +31,9 @@ from gunicorn.workers import base
 
 from ._serve.options import OPTIONS, Options
 from ._serve.service import Service
+
+if TYPE_CHECKING:
+    from .types import StartResponse, WSGIEnvironment
 
 # What an application has, in seconds, from SIGQUIT to the end of its process.
 _QUICK = 1
@@ -109,8 +112,9 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
             listeners.append(_Listener(sock))
         # Of the options a process of our own command line has a log, else gunicorn's, if it is to have one.
         log = _AccessLog(self.log) if options.access_log is None and self._has_access_log() else None
+        application = self.wsgi if options.threads > 1 else self._answer
         self._service = service = Service(
-            self.wsgi, options, listeners, multiprocess=self.cfg.workers > 1, access_log=log
+            application, options, listeners, multiprocess=self.cfg.workers > 1, access_log=log
         )
         if not self.cfg.keepalive:
             service.loop.close_each()
@@ -151,6 +155,11 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         """Whether gunicorn's logger wants to hear of requests: to write lines, or because it counts them."""
         is_usual = type(self.log).access is glogging.Logger.access
         return not is_usual or getattr(self.log, "access_log_enabled", True)
+
+    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """The application, and a sign of life: a turn of the loop may answer more requests than the timeout allows."""
+        self._beat()
+        return self.wsgi(environ, start_response)  # type: ignore[no-any-return]
 
     def _beat(self) -> None:
         service = self._service

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 TIMEOUT = 30.0
 
@@ -114,6 +117,17 @@ def program_environment(**extra: str) -> dict[str, str]:
     if found is not None:
         environment["PYTHONPATH"] = str(Path(str(found.__file__)).parents[1])
     return environment
+
+
+def program_path(name: str) -> str:
+    """Where a program is. Without it the test is skipped, or fails if FASTWSGI_REQUIRE_PROGRAMS is 1."""
+    path = shutil.which(name)
+    if path is None:
+        missing = f"{name} isn't on PATH"
+        if os.environ.get("FASTWSGI_REQUIRE_PROGRAMS") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return path
 
 
 class Program:

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from event_servers import ALL_KINDS, GET, KINDS, Client, Running, event_server, starting
+from event_servers import ALL_KINDS, GET, KINDS, TIMEOUT, Client, Running, event_server, starting
 from fastwsgi import _backend
 from fastwsgi._server import body, connection, output, response
 from fastwsgi._server.body import IncomingBody
@@ -84,6 +85,57 @@ def clients(address: Address, count: int, data: bytes = b"", **options: Any) -> 
         for client in made:
             client.send(data)
         yield made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_clients_do_not_keep_those_waiting_that_are_there(kind: str) -> None:
+    """However many have come meanwhile: with a slow application, only some of them are accepted at a time."""
+    order: list[str] = []
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        order.append(environ["PATH_INFO"])
+        if environ["PATH_INFO"] == "/first":
+            begun.set()
+            assert goes_on.wait(TIMEOUT)
+        elif environ["PATH_INFO"] == "/":
+            time.sleep(0.005)
+        return [b""]
+
+    with event_server(application, kind) as server, Client(server.address) as known, Client(server.address) as first:
+        known.get("/known")
+        first.send(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert begun.wait(TIMEOUT)
+        with clients(server.address, 50, GET) as new:
+            first.send(b"GET /known HTTP/1.1\r\nHost: h\r\n\r\n")
+            goes_on.set()
+            for client in (first, first, *new):
+                assert client.reply().status == 200
+    # That it is there, is known at the second turn.
+    assert order.index("/known", 1) < len(order) - 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_request_that_comes_at_the_last_moment_is_answered(kind: str) -> None:
+    """It has come since the events were taken that are being handled, and by then the client's time is over."""
+    servers: list[Running] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        if environ["PATH_INFO"] == "/late":
+            late.send(GET)
+            (idle,) = [each for each in servers[0].connections if each.sock.getpeername() == late.sock.getsockname()]
+            servers[0].wait_until(idle.has_input)
+            idle.deadline = 0.0
+            idle.expire()
+        return [b"hello"]
+
+    with event_server(application, kind) as server, Client(server.address) as late, Client(server.address) as client:
+        servers.append(server)
+        assert late.get().body == b"hello"
+        client.get("/late")
+        assert late.reply().body == b"hello"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -175,7 +175,7 @@ class Connection(Channel):
                 self._refuse(BadRequest(408, "The request took too long"))
             except ClientGoneError:
                 self.close()
-        else:
+        elif self.state != HEAD or not self.has_input():  # which may have come after the events that are handled
             self.close()
 
     def _read(self) -> None:
@@ -495,7 +495,7 @@ class Connection(Channel):
                 self.send(unsent)
             if error is not None:
                 response.fail(error)
-            elif not self.is_full():
+            elif self.server.loop.is_shared or not self.is_full():  # of several threads, this one goes on and waits
                 response.advance()
             self._see_what_is_left()
             self._proceed()

@@ -7,6 +7,7 @@ event, has the connection until it waits for its client again. So what belongs t
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # So many connections are accepted before those that are there have their turn.
 _ACCEPTED_AT_ONCE = 64
+# And for so many seconds, or for as long as those have just had it: an application may take its time for each.
+_ACCEPTING = 0.01
 # How often deadlines are looked at: a sweep costs less than a tenth of a microsecond for each connection.
 _TICK = 1.0
 # For no time limit, which PyPy's epoll has no word for.
@@ -114,7 +117,8 @@ class Loop:
         now = monotonic()
         for fd in self._hand_one_out(events) if one else hand_out(events, self.connections, self._fail):
             if fd in self.servers:
-                self._accept(self.servers[fd], 1 if one else _ACCEPTED_AT_ONCE)
+                start = monotonic()
+                self._accept(self.servers[fd], 1 if one else _ACCEPTED_AT_ONCE, start + max(start - now, _ACCEPTING))
             else:
                 self._wake_up.on_event()
         for server in self.servers.values():
@@ -182,9 +186,11 @@ class Loop:
         if connection.state not in (PROXY, HANDSHAKE, HEAD) or connection.buffer:
             return
         left = connection.deadline - monotonic()
+        if patiently and left <= MOMENT:
+            return  # its time is as good as over, or this is the moment that it has
         times = self.settings.keep_alive_timeout, self.settings.head_timeout
-        if patiently and any(time - MOMENT < left <= time for time in times):
-            connection.deadline = monotonic() + MOMENT  # its client is busy, and about to ask again
+        if patiently and (any(time - MOMENT < left <= time for time in times) or connection.has_input()):
+            connection.deadline = monotonic() + MOMENT  # its client is busy: it's about to ask again, or has
         else:
             connection.close()
 
@@ -258,7 +264,8 @@ class Loop:
 
     # ---- accepting -----------------------------------------------------------------------------------
 
-    def _accept(self, server: EventServer, most: int) -> None:
+    def _accept(self, server: EventServer, most: int, end: float = math.inf) -> None:
+        """Accept clients, and answer what they have sent already; so many of them, and only until then."""
         for _ in range(most):
             if len(self.connections) >= self.settings.max_connections:
                 self._pause_accepting()
@@ -277,6 +284,8 @@ class Loop:
             connection = server.welcome(*accepted)
             if connection is not None:
                 self._begin(connection)
+                if monotonic() > end:
+                    return
 
     def _begin(self, connection: Connection) -> None:
         self.connections[connection.fd] = connection
@@ -477,8 +486,10 @@ class SharedLoop(Loop):
         self.retire()
         self._retire_parked(patiently, 0.0)
         end = monotonic() + timeout
+        self._gone.clear()
         while self._is_waited_for(patiently) and (left := end - monotonic()) > 0:
             self._gone.wait(min(left, self._tick))
+            self._gone.clear()  # it may have been the last one only until somebody else was accepted
             # Those that a thread had, whose lane has answered as ever.
             self._retire_parked(patiently, monotonic() + MOMENT)
             actions()

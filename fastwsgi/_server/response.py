@@ -14,7 +14,8 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import FileWrapper
@@ -94,6 +95,8 @@ class Response(SimpleHandler):
         self.ends_with_connection = False
         #: Whether the body that the client got isn't whole, and would look so if the connection were closed.
         self.must_reset = False
+        #: The application's, of its own because others run in this thread while it pauses; None while it is entered.
+        self.context: Context | None = None
         self._pieces: list[bytes] = []
         self._blocks: Iterator[bytes] | None = None
         self._file: Any = None
@@ -109,16 +112,34 @@ class Response(SimpleHandler):
 
     def run(self, application: WSGIApplication) -> None:
         """Call the application and begin to answer. What is raised here, is no fault of the application's."""
+        self.context = copy_context()
+        self._in_context(self._run, application)
+
+    def _in_context(self, step: Callable[..., None], *arguments: Any) -> None:
+        """Take a step that may run the application's code, in its context unless this is called from there."""
+        context, self.context = self.context, None
+        if context is None:
+            step(*arguments)
+            return
+        try:
+            context.run(step, *arguments)
+        finally:
+            self.context = None if self.finished else context
+
+    def _run(self, application: WSGIApplication) -> None:
         try:
             self.setup_environ()
             self.result = application(self.environ, self.start_response)
         except BaseException as error:
             self.fail(error)
         else:
-            self.advance()
+            self._advance()
 
     def advance(self) -> None:
         """Go on with the iterable, if the client has room for it."""
+        self._in_context(self._advance)
+
+    def _advance(self) -> None:
         try:
             if self._blocks is None:
                 if self._file is not None or (self.result_is_file() and self.sendfile()):
@@ -188,6 +209,9 @@ class Response(SimpleHandler):
 
     def fail(self, error: BaseException) -> None:
         """Close the iterable, log the exception being handled, and answer it if nothing was sent."""
+        self._in_context(self._fail, error)
+
+    def _fail(self, error: BaseException) -> None:
         if self.finished:
             raise error  # by the iterable's close(), and not of the kind to be logged
         if self.client.is_gone():
@@ -214,6 +238,9 @@ class Response(SimpleHandler):
 
     def abandon(self) -> None:
         """The client is gone, or has to go: close the iterable, and tell nobody."""
+        self._in_context(self._abandon)
+
+    def _abandon(self) -> None:
         self._break_off()
         result, self.result = self.result, None
         try:
