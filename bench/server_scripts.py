@@ -61,11 +61,22 @@ def make_server_script(module: str, port: int, app: App) -> None:
         httpd.serve_forever()
 
 
-def fastwsgi(implementation: str, port: int, app: App) -> None:
+def fastwsgi_as(implementation: str) -> Any:
+    """The package, running as "compiled" or "pure"."""
     os.environ["FASTWSGI_PURE"] = "1" if implementation == "pure" else ""
-    if importlib.import_module("fastwsgi").implementation != implementation:
+    package = importlib.import_module("fastwsgi")
+    if package.implementation != implementation:
         raise SystemExit(f"fastwsgi isn't {implementation} here")
+    return package
+
+
+def fastwsgi(implementation: str, port: int, app: App) -> None:
+    fastwsgi_as(implementation)
     make_server_script("fastwsgi.simple_server", port, app)
+
+
+def serve(implementation: str, port: int, app: App, **options: Any) -> None:
+    fastwsgi_as(implementation).serve(app, bind=f"127.0.0.1:{port}", **options)
 
 
 def bjoern(port: int, app: App) -> None:
@@ -84,6 +95,11 @@ def fastpysgi(port: int, app: App) -> None:
 def waitress(port: int, app: App) -> None:
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a warning for each request that waits
     importlib.import_module("waitress").serve(app, host="127.0.0.1", port=port, threads=4)
+
+
+def cheroot(port: int, app: App) -> None:
+    server = importlib.import_module("cheroot.wsgi").Server(("127.0.0.1", port), app, numthreads=4, max=4)
+    server.start()
 
 
 def gunicorn(port: int, app: App) -> None:
@@ -105,10 +121,19 @@ def gunicorn(port: int, app: App) -> None:
 SERVERS: dict[str, Callable[[int, App], None]] = {
     "fastwsgi": partial(fastwsgi, "compiled"),
     "fastwsgi-pure": partial(fastwsgi, "pure"),
+    "serve": partial(serve, "compiled"),
+    "serve-4": partial(serve, "compiled", threads=4),
+    "serve-pure": partial(serve, "pure"),
+    "serve-pure-4": partial(serve, "pure", threads=4),
+    "serve-common": partial(serve, "compiled", access_log="-"),
+    "serve-combined": partial(serve, "compiled", access_log="-", access_log_format="combined"),
+    "serve-json": partial(serve, "compiled", access_log="-", access_log_format="json"),
+    "serve-proxied": partial(serve, "compiled", forwarded_allow_ips="127.0.0.1"),
     "wsgiref": partial(make_server_script, "wsgiref.simple_server"),
     "bjoern": bjoern,
     "fastpysgi": fastpysgi,
     "waitress": waitress,
+    "cheroot": cheroot,
     "gunicorn": gunicorn,
 }
 

@@ -1,11 +1,12 @@
 """Compare the server with others and with wsgiref's: one process and one core each, loaded by wrk on another.
 
-    python -m bench.servers [--seconds N] [--rounds N] [--only NAME ...] [--workload NAME ...] [--json FILE]
+    python -m bench.servers [--seconds N] [--rounds N] [--only NAME ...] [--workload NAME ...] [--unpinned]
+                            [--json FILE]
 
 For each workload all servers are started and then loaded in turn, a round at a time. Printed are medians over
-the rounds and, in brackets, the smallest and the largest value. Ratios are to the best C peer of the same
-round. A request that fails, or an answer that isn't the right one, makes the exit status 1. bench/README.md
-says how to install what is needed, and what the numbers don't say.
+the rounds and, in brackets, the smallest and the largest value. Ratios are to the best of the servers that the
+table names, in the same round. A request that fails, or an answer that isn't the right one, makes the exit
+status 1. bench/README.md says how to install what is needed, and what the numbers don't say.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 C_PEERS = ("bjoern", "fastpysgi")
-PEERS = (*C_PEERS, "waitress", "gunicorn")
+PEERS = (*C_PEERS, "waitress", "cheroot", "gunicorn")
 NAMES = ("floor", *SERVERS)
+USUAL = ("floor", "fastwsgi", "fastwsgi-pure", "wsgiref", "bjoern", "fastpysgi", "waitress", "gunicorn")
 
 # A browser's request; Host is put in front of these.
 TARGET = "/shop/items?page=2&sort=price"
@@ -69,14 +71,21 @@ class Workload:
     answer: bytes
     fields: dict[str, str] = field(default_factory=dict)
     body: str = ""
-    mixed: bool = False
+    #: What is another in each request: a text in the fields, and in Lua what replaces it in request number count.
+    varies: tuple[str, str] | None = None
+    has_latencies: bool = False  # whether they are printed; to find them takes wrk some seconds more
+    servers: tuple[str, ...] = USUAL
+    against: tuple[str, ...] = C_PEERS
     left_out: dict[str, str] = field(default_factory=dict)  # servers, and why
 
 
 NO_FLOOR = {"floor": "only answers hello on connections that are kept alive"}
 WORKLOADS = {
     "hello": Workload("the same head again and again, 13 bytes back", "hello", b"Hello, world!"),
-    "mixed": Workload("no two heads equal, 13 bytes back", "hello", b"Hello, world!", mixed=True),
+    "mixed": Workload(
+        "no two heads equal, 13 bytes back", "hello", b"Hello, world!",
+        varies=("0123456789abcdef", 'string.format("%016d", count)'),
+    ),
     "connections": Workload(
         "a connection for each request", "hello", b"Hello, world!", {"Connection": "close"}, left_out=NO_FLOOR
     ),
@@ -86,12 +95,29 @@ WORKLOADS = {
         left_out={**NO_FLOOR, "wsgiref": "wrk takes a body that ends with its connection for an error"},
     ),
     "file": Workload("a file of 1 MiB back", "file", FILE, left_out=NO_FLOOR),
+    "threads": Workload(
+        "hello, answered in one thread or four", "hello", b"Hello, world!", has_latencies=True,
+        servers=("serve", "serve-4", "serve-pure", "serve-pure-4", "waitress", "cheroot", "gunicorn"),
+        against=("serve",),
+    ),
+    "log": Workload(
+        "hello, with an access log or without", "hello", b"Hello, world!",
+        servers=("serve", "serve-common", "serve-combined", "serve-json"), against=("serve",),
+    ),
+    "proxied": Workload(
+        "hello, as a proxy passes it on: each time for another client", "hello", b"Hello, world!",
+        {"X-Forwarded-For": "10.0.0.0", "X-Forwarded-Proto": "https"},
+        varies=(
+            "10.0.0.0", 'string.format("10.%d.%d.%d", count / 65536 % 256, count / 256 % 256, count % 256)'
+        ),
+        servers=("fastwsgi", "serve", "serve-proxied"), against=("serve",),
+    ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Target:
-    """A bound for a server's ratio to the best of others: from above for CPU time, from below for throughput."""
+    """A bound for a server's ratio to the best of others: from below for throughput, from above for time."""
 
     workload: str
     metric: str
@@ -111,16 +137,44 @@ TARGETS = [
     Target("post", "rate", 1, PEERS),
     Target("stream", "rate", 1, PEERS),
     Target("file", "rate", 1, PEERS),
+    Target("threads", "rate", 0.8, ("serve",), "serve-4"),
+    Target("threads", "rate", 8, ("waitress", "cheroot"), "serve-4"),
+    Target("threads", "p99", 0.5, ("gunicorn",), "serve-4"),
+    Target("threads", "stalled_p99", 0.5, ("gunicorn",), "serve-4"),
 ]
+METRICS = {"rate": "requests/s", "user": "user µs", "p99": "p99 latency", "stalled_p99": "p99 latency with stalls"}
+LATENCY_METRICS = ("p99", "stalled_p99")
+
+# wrk adds to its latencies those of the requests that it would have sent if no answer had been late. Here that is
+# taken back, from the longest latency to the shortest, which leaves one for each answer.
+LATENCIES = f"""
+function percentiles(all, latency)
+  local step = math.floor(all.duration / math.floor(all.requests / {CONNECTIONS}))
+  local values, counts, left, p99 = {{}}, {{}}, all.requests / 100, 0
+  for i = 1, #latency do
+    local value, count = latency(i)
+    values[i], counts[value] = value, count
+  end
+  for i = #values, 1, -1 do
+    local count = counts[values[i]]
+    for added = values[i] - step, step + 1, -step do counts[added] = counts[added] - count end
+    if left > 0 then p99 = values[i] end
+    left = left - count
+  end
+  return p99, latency:percentile(99)
+end
+"""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One server under load in one round: requests a second, and microseconds a request."""
+    """One server under load in one round: requests a second, microseconds a request."""
 
     rate: float
     user: float
     system: float
+    p99: float  # of the latencies, a percentile; 0: not measured
+    stalled_p99: float  # and with those of the requests that were not sent because an answer was late
     server_busy: float  # the part of the time in which the server ran,
     client_busy: float  # and wrk
 
@@ -130,7 +184,7 @@ class FailureError(Exception):
 
 
 def pin(index: int) -> None:
-    """Keep this process, and what it starts from now on, on one core, if there is one for each side."""
+    """Keep this process, and what it starts from now on, on one core, if each side is to have one."""
     if len(CORES) > 1:
         os.sched_setaffinity(0, {CORES[index]})
 
@@ -199,19 +253,22 @@ def check_answer(workload: Workload, port: int) -> None:
 
 def wrk_script(workload: Workload, port: int) -> str:
     """wrk's part in Lua: the totals on the last line, and requests that aren't all the same."""
-    script = (
-        "done = function(all) local e = all.errors\n"
-        'print(string.format("%.0f %.0f %.0f %.0f %.0f", all.requests, all.duration, all.bytes,\n'
-        "e.connect + e.read + e.write + e.timeout, e.status)) end\n"
+    script = LATENCIES if workload.has_latencies else "percentiles = function() return 0, 0 end\n"
+    script += (
+        "done = function(all, latency) local e = all.errors\n"
+        'print(string.format("%.0f %.0f %.0f %.0f %.0f %.0f %.0f", all.requests, all.duration, all.bytes,\n'
+        "e.connect + e.read + e.write + e.timeout, e.status, percentiles(all, latency))) end\n"
     )
     if workload.body:
         script += f'wrk.method, wrk.body = "POST", {json.dumps(workload.body)}\n'
-    if workload.mixed:
-        lines = [f"GET {TARGET} HTTP/1.1", f"Host: 127.0.0.1:{port}", *(f"{name}: {FIELDS[name]}" for name in FIELDS)]
-        before, after = "\r\n".join([*lines, "", ""]).split("0123456789abcdef")
+    if workload.varies is not None:
+        place, value = workload.varies
+        fields = {"Host": f"127.0.0.1:{port}", **FIELDS, **workload.fields}
+        head = [f"GET {TARGET} HTTP/1.1", *(f"{name}: {fields[name]}" for name in fields), "", ""]
+        before, after = "\r\n".join(head).split(place)
         script += (
             f"local count, before, after = 0, {json.dumps(before)}, {json.dumps(after)}\n"
-            'request = function() count = count + 1; return before .. string.format("%016d", count) .. after end\n'
+            f"request = function() count = count + 1; return before .. {value} .. after end\n"
         )
     return script
 
@@ -241,7 +298,7 @@ def measure(pid: int, port: int, workload: Workload, seconds: int, scratch: Path
         after, client_after = cpu_times(pid), resource.getrusage(resource.RUSAGE_CHILDREN)
     except (OSError, subprocess.SubprocessError) as error:
         raise FailureError(f"the server or wrk ended: {error}") from error
-    requests, duration, size, broken, refused = map(int, output.splitlines()[-1].split())
+    requests, duration, size, broken, refused, p99, stalled_p99 = map(int, output.splitlines()[-1].split())
     if broken or refused or not requests:
         raise FailureError(f"{requests} answers, {refused} of them 4xx or 5xx, and {broken} errors of sockets")
     if size < requests * len(workload.answer):
@@ -250,7 +307,7 @@ def measure(pid: int, port: int, workload: Workload, seconds: int, scratch: Path
     client = client_after.ru_utime + client_after.ru_stime - client_before.ru_utime - client_before.ru_stime
     microseconds = 1e6 / requests
     return Measurement(
-        requests / duration * 1e6, user * microseconds, system * microseconds,
+        requests / duration * 1e6, user * microseconds, system * microseconds, p99, stalled_p99,
         (user + system) / duration * 1e6, client / duration * 1e6,
     )  # fmt: skip
 
@@ -299,26 +356,33 @@ def spread(values: Sequence[float]) -> str:
     return f"{number(statistics.median(values))} ({number(min(values))}–{number(max(values))})"
 
 
-def print_table(measured: Measured) -> None:
-    print(f"{'':14}{'requests/s':>25}{'ratio':>18}{'user µs':>20}{'ratio':>20}{'system µs':>11}  server, wrk busy")
+def print_table(measured: Measured, workload: Workload) -> None:
+    print(f"Ratios are to {' or '.join(workload.against)}.")
+    head = f"{'':14}{'requests/s':>25}{'ratio':>18}{'user µs':>20}{'ratio':>20}{'system µs':>11}"
+    if workload.has_latencies:
+        head += f"{'p99 µs':>24}{'with stalls':>24}"
+    print(f"{head}  server, wrk busy")
     for name, rounds in measured.items():
         line = f"{name:14}"
         for metric, widths in (("rate", (25, 18)), ("user", (20, 20))):
             line += f"{spread([getattr(each, metric) for each in rounds]):>{widths[0]}}"
-            line += f"{spread(ratios(measured, name, metric, C_PEERS)):>{widths[1]}}"
+            line += f"{spread(ratios(measured, name, metric, workload.against)):>{widths[1]}}"
         system, server, client = (
             statistics.median(getattr(each, metric) for each in rounds)
             for metric in ("system", "server_busy", "client_busy")
         )
-        print(f"{line}{number(system):>11}{server:>8.0%}{client:>8.0%}", flush=True)
+        line += f"{number(system):>11}"
+        if workload.has_latencies:
+            line += "".join(f"{spread([getattr(each, metric) for each in rounds]):>24}" for metric in LATENCY_METRICS)
+        print(f"{line}{server:>8.0%}{client:>8.0%}", flush=True)
 
 
 def judge(target: Target, results: dict[str, Measured]) -> str:
     more_is_better = target.metric == "rate"
-    metric, bound = ("requests/s", "at least") if more_is_better else ("user µs", "at most")
+    bound = "at least" if more_is_better else "at most"
     measured = results.get(target.workload, {})
     others = " or ".join([name for name in target.against if name in measured] or target.against)
-    text = f"{target.workload}: {metric} of {target.server} {bound} {target.limit} × {others}"
+    text = f"{target.workload}: {METRICS[target.metric]} of {target.server} {bound} {target.limit} × {others}"
     values = ratios(measured, target.server, target.metric, target.against)
     if not values:
         return f"{text}: not measured"
@@ -335,8 +399,11 @@ def main() -> int:
     parser.add_argument(
         "--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME", help=", ".join(WORKLOADS)
     )
+    parser.add_argument("--unpinned", action="store_true", help="let the system give cores to the servers and wrk")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to this file too")
     options = parser.parse_args()
+    if options.unpinned:
+        CORES.clear()
     if not shutil.which("wrk"):
         raise SystemExit("wrk is needed; see bench/README.md")
 
@@ -344,9 +411,10 @@ def main() -> int:
     peers = [name for name in PEERS if name in options.only and name not in missing]
     versions = {name: importlib.metadata.version(name) for name in peers}
     setting = f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}, "
+    setting += "unpinned, " if options.unpinned else ""
     setting += f"{CONNECTIONS} connections, {options.rounds} rounds of {options.seconds} s"
     print(", ".join([setting, *(f"{name} {version}" for name, version in versions.items())]))
-    if len(CORES) < 2:
+    if len(CORES) < 2 and not options.unpinned:
         print("the servers share their core with wrk: don't trust the throughput")
     for name, why in missing.items():
         print(f"{name}: {why}")
@@ -361,9 +429,10 @@ def main() -> int:
         for title in options.workload:
             workload = WORKLOADS[title]
             print(f"\n{title}: {workload.about}")
-            names = [name for name in NAMES if name in options.only and name not in {*missing, *workload.left_out}]
+            out = {*missing, *workload.left_out}
+            names = [name for name in workload.servers if name in options.only and name not in out]
             results[title], failed = run(workload, names, options.rounds, options.seconds, scratch)
-            print_table(results[title])
+            print_table(results[title], workload)
             for name, why in workload.left_out.items():
                 if name in options.only:
                     print(f"{name:14}left out: {why}")

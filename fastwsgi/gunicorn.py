@@ -23,7 +23,7 @@ from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import gunicorn.sock
 from gunicorn import glogging
@@ -31,9 +31,6 @@ from gunicorn.workers import base
 
 from ._serve.options import OPTIONS, Options
 from ._serve.service import Service
-
-if TYPE_CHECKING:
-    from .types import StartResponse, WSGIEnvironment
 
 # What an application has, in seconds, from SIGQUIT to the end of its process.
 _QUICK = 1
@@ -156,10 +153,10 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         is_usual = type(self.log).access is glogging.Logger.access
         return not is_usual or getattr(self.log, "access_log_enabled", True)
 
-    def _answer(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def _answer(self, environ: Any, start_response: Any) -> Any:
         """The application, and a sign of life: a turn of the loop may answer more requests than the timeout allows."""
         self._beat()
-        return self.wsgi(environ, start_response)  # type: ignore[no-any-return]
+        return self.wsgi(environ, start_response)
 
     def _beat(self) -> None:
         service = self._service

@@ -1,0 +1,106 @@
+"""gunicorn with our workers, as a program for the tests, and what happens in its processes."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from serving import TIMEOUT, Program, program_environment, running
+
+#: How often to look for what no octet on a socket tells of.
+_LOOK_AGAIN = 0.002
+
+class Workers:
+    """A program with processes of its own."""
+
+    def __init__(self, program: Program, directory: Path) -> None:
+        self.program = program
+        self.address = program.address
+        self.directory = directory
+        self._notes = directory / "notes"
+        self._gate = directory / "gate"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the arbiter."""
+        self.program.process.send_signal(number)
+
+    def notes(self, what: str) -> list[int]:
+        """The processes that something happened in."""
+        if not self._notes.exists():
+            return []
+        lines = [line.split() for line in self._notes.read_text().splitlines()]
+        return [int(pid) for word, pid in lines if word == what]
+
+    def wait_for(self, what: str, pid: int | None = None, count: int = 1) -> None:
+        """Wait until something has happened, in this process or in so many."""
+        wait_until(lambda: pid in self.notes(what) if pid is not None else len(self.notes(what)) >= count)
+
+    def open_gate(self, text: str = "open") -> None:
+        """Have an answer of /gate go on; it ends with a text."""
+        self._gate.write_text(text)  # waits for who reads it
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < end, "it doesn't come"
+        time.sleep(_LOOK_AGAIN)
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until a process has ended, whose child it may be."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        assert poller.poll(TIMEOUT * 1000), f"process {pid} goes on"
+    finally:
+        os.close(fd)
+
+
+def site_environment(directory: Path) -> dict[str, str]:
+    """The environment of a program that serves worker_site."""
+    files = {name.upper(): str(directory / name) for name in ("notes", "gate", "file")}
+    environment = program_environment(**files)
+    environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)
+    return environment
+
+
+@contextmanager
+def _program(directory: Path, args: list[str], announcement: str) -> Iterator[Workers]:
+    os.mkfifo(directory / "gate")
+    with running(args, announcement, environment=site_environment(directory), cwd=directory) as program:
+        yield Workers(program, directory)
+    assert "Exception ignored" not in program.stderr, program.stderr
+
+
+@contextmanager
+def gunicorn(
+    directory: Path, *flags: str, workers: int = 1, bind: str = "127.0.0.1:0", app: str = "worker_site:site"
+) -> Iterator[Workers]:
+    """Run gunicorn with so many workers of ours, until they serve: before, they wouldn't hear all signals."""
+    usual = ["--config", "python:worker_site", "--worker-class", "fastwsgi.gunicorn.Worker", "--bind", bind]
+    args = ["-m", "gunicorn", *usual, "--workers", str(workers), "--no-control-socket", *flags, app]
+    with _program(directory, args, r"listening on (?P<port>\d+)") as program:
+        program.wait_for("post_worker_init", count=workers)
+        yield program
+
+
+@contextmanager
+def our_workers(
+    directory: Path, *flags: str, workers: int = 2, bind: str = "127.0.0.1:0"
+) -> Iterator[Workers]:
+    """The same by our own command line, which has no hooks."""
+    args = ["-m", "fastwsgi", "--workers", str(workers), "--bind", bind, *flags, "worker_site:create()"]
+    announcement = r"(?P<port>\d+) workers.* serving on unix:" if "unix:" in bind else r"://127\.0\.0\.1:(?P<port>\d+)/"
+    with _program(directory, args, announcement) as program:
+        program.wait_for("created", count=workers)
+        yield program
