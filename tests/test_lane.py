@@ -8,6 +8,7 @@ import gc
 import gzip
 import io
 import re
+import socket
 import sys
 import tempfile
 import weakref
@@ -19,6 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from event_servers import returning
+from fastwsgi import simple_server
+from fastwsgi._server.connection import Connection
+from fastwsgi._server.loop import SharedLoop
 from fastwsgi.simple_server import ServerHandler, WSGIRequestHandler, make_server
 from fastwsgi.validate import validator
 from serving import Address, serving
@@ -585,3 +590,31 @@ def test_what_must_end_the_loop_does(twin: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         twin.hand_out([(3, 1), (4, 1)], connections, log.append)
     assert log == ["a"]
+
+
+# ---- lanes of several threads ------------------------------------------------------------------------
+
+
+@pytest.mark.compiled
+def test_lanes_share_what_they_remember() -> None:
+    """Else a connection that another thread has this time would be parsed anew each time."""
+    seen: list[str] = []
+    with make_server("127.0.0.1", 0, returning(lambda: [b"hello"])) as server:
+        loop = SharedLoop(server.settings)
+        inside = simple_server._inside_of(server, loop, 2).server
+        inside.revise = lambda environ: seen.append(environ["PATH_INFO"])
+        for lane in inside.lanes:
+            inside.refresh_lane(lane)
+        ours, theirs = socket.socketpair()
+        with ours:
+            theirs.setblocking(False)
+            connection = Connection(inside, theirs, ("127.0.0.1", 1))
+            loop.connections[connection.fd] = connection
+            for i, lane in enumerate([inside.lanes[0], inside.lanes[0], inside.lanes[1], inside.lanes[0]]):
+                ours.sendall(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % i)
+                connection.lane = lane
+                connection.on_event()
+                assert ours.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+            loop.close()
+    # Made when it comes, made again when it comes a second time and is worth remembering, and then no more.
+    assert seen == ["/0", "/1"]

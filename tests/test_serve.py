@@ -363,16 +363,18 @@ USUAL_KEYS = {
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_environ_has_the_request_and_nothing_else(place: Path, path_flag: str, threads: str) -> None:
-    with service(place, "site_app", path_flag, "--threads", threads, OWN="variable", HTTP_OWN="variable") as running:
-        with Client(running.address) as client:
-            port = client.sock.getsockname()[1]
-            for _ in range(3):  # of which the last is made of what is remembered
-                environ = environ_of(client)
-                assert set(environ) == USUAL_KEYS
-            assert environ["REMOTE_PORT"] == str(port)
-            assert set(environ_of(client, "Content-Length: 0", "Content-Type: a/b")) == USUAL_KEYS | {
-                "CONTENT_LENGTH", "CONTENT_TYPE",
-            }  # fmt: skip
+    with (
+        service(place, "site_app", path_flag, "--threads", threads, OWN="variable", HTTP_OWN="variable") as running,
+        Client(running.address) as client,
+    ):
+        port = client.sock.getsockname()[1]
+        for _ in range(3):  # of which the last is made of what is remembered
+            environ = environ_of(client)
+            assert set(environ) == USUAL_KEYS
+        assert environ["REMOTE_PORT"] == str(port)
+        assert set(environ_of(client, "Content-Length: 0", "Content-Type: a/b")) == USUAL_KEYS | {
+            "CONTENT_LENGTH", "CONTENT_TYPE",
+        }  # fmt: skip
     assert environ["SERVER_SOFTWARE"] == f"fastwsgi/{fastwsgi.__version__}"
     assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("127.0.0.1", str(running.address.port))
     assert (environ["REMOTE_ADDR"], environ["SCRIPT_NAME"]) == ("127.0.0.1", "")
@@ -398,13 +400,15 @@ CLAIMS = (
 
 @pytest.mark.parametrize("allow", ["", "192.0.2.0/24", "unix"])
 def test_untrusted_claims_never_reach_the_application(place: Path, path_flag: str, allow: str) -> None:
-    with service(place, "site_app", path_flag, f"--forwarded-allow-ips={allow}") as running:
-        with Client(running.address) as client:
-            for fields in [CLAIMS] * 3 + [(each,) for each in CLAIMS]:
-                environ = environ_of(client, *fields)
-                assert set(environ) == USUAL_KEYS
-                assert environ["REMOTE_ADDR"] == "127.0.0.1"
-                assert (environ["wsgi.url_scheme"], environ["HTTP_HOST"]) == ("http", "h")
+    with (
+        service(place, "site_app", path_flag, f"--forwarded-allow-ips={allow}") as running,
+        Client(running.address) as client,
+    ):
+        for fields in [CLAIMS] * 3 + [(each,) for each in CLAIMS]:
+            environ = environ_of(client, *fields)
+            assert set(environ) == USUAL_KEYS
+            assert environ["REMOTE_ADDR"] == "127.0.0.1"
+            assert (environ["wsgi.url_scheme"], environ["HTTP_HOST"]) == ("http", "h")
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -412,22 +416,24 @@ def test_trusted_claims_are_applied(place: Path, path_flag: str, kind: str) -> N
     bind = "127.0.0.1:0" if kind == "tcp" else "unix:socket"
     allow = "127.0.0.1" if kind == "tcp" else "unix"
     arguments = [path_flag, f"--bind={bind}", f"--forwarded-allow-ips={allow}", "--access-log=-"]
-    with service(place, "site_app", *arguments) as running:
-        with Client(running.address) if kind == "tcp" else UnixClient(place / "socket") as client:
-            said = "X-Forwarded-For: 192.0.2.9, 192.0.2.1", "X-Forwarded-Proto: https"
-            for _ in range(3):  # of which the last is made of what is remembered
-                environ = environ_of(client, *said)
-                assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("192.0.2.1", "")
-                assert (environ["wsgi.url_scheme"], environ["SERVER_PORT"]) == ("https", "443")
-                assert environ["HTTP_X_FORWARDED_FOR"] == "192.0.2.9, 192.0.2.1"
-            for number in range(5):  # a keep-alive connection of a proxy has many clients
-                environ = environ_of(client, f"X-Forwarded-For: 192.0.2.{number}")
-                assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]) == (f"192.0.2.{number}", "http")
-            environ = environ_of(client)
-            assert environ["REMOTE_ADDR"] == ("127.0.0.1" if kind == "tcp" else "")
-            unused = environ_of(client, "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example")
-            assert set(unused) == USUAL_KEYS
-            assert unused["HTTP_HOST"] == "h"
+    with (
+        service(place, "site_app", *arguments) as running,
+        Client(running.address) if kind == "tcp" else UnixClient(place / "socket") as client,
+    ):
+        said = "X-Forwarded-For: 192.0.2.9, 192.0.2.1", "X-Forwarded-Proto: https"
+        for _ in range(3):  # of which the last is made of what is remembered
+            environ = environ_of(client, *said)
+            assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("192.0.2.1", "")
+            assert (environ["wsgi.url_scheme"], environ["SERVER_PORT"]) == ("https", "443")
+            assert environ["HTTP_X_FORWARDED_FOR"] == "192.0.2.9, 192.0.2.1"
+        for number in range(5):  # a keep-alive connection of a proxy has many clients
+            environ = environ_of(client, f"X-Forwarded-For: 192.0.2.{number}")
+            assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]) == (f"192.0.2.{number}", "http")
+        environ = environ_of(client)
+        assert environ["REMOTE_ADDR"] == ("127.0.0.1" if kind == "tcp" else "")
+        unused = environ_of(client, "X-Forwarded-Host: evil.example", "Forwarded: host=evil.example")
+        assert set(unused) == USUAL_KEYS
+        assert unused["HTTP_HOST"] == "h"
     logged = [line.split()[0] for line in running.stdout.splitlines()[1:]]
     nobody = "127.0.0.1" if kind == "tcp" else "-"
     assert logged == ["192.0.2.1"] * 3 + [f"192.0.2.{number}" for number in range(5)] + [nobody] * 2
@@ -504,15 +510,17 @@ STAMP = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
 def test_access_log(place: Path, path_flag: str, kind: str, format_: str, threads: str) -> None:
     bind = "127.0.0.1:0" if kind == "tcp" else "unix:socket"
     arguments = [path_flag, "--access-log=log", "--access-log-format", format_, f"--bind={bind}", "--threads", threads]
-    with service(place, "site_app", *arguments, stderr=r".* INFO \S+: code 400, message .*\n") as running:
-        with Client(running.address) if kind == "tcp" else UnixClient(place / "socket") as client:
-            client.send(b'GET /a?b="c" HTTP/1.1\r\nHost: h\r\nReferer: r\r\nUser-Agent: \\ "u"\r\n\r\n')
-            assert client.reply().status == 200
-            assert client.get("/b").status == 200
-            client.send(b"HEAD /c HTTP/1.1\r\nHost: h\r\n\r\n")
-            assert client.reply("HEAD").status == 200
-            client.send(b"nonsense\r\n\r\n")
-            assert client.reply().status == 400
+    with (
+        service(place, "site_app", *arguments, stderr=r".* INFO \S+: code 400, message .*\n") as running,
+        Client(running.address) if kind == "tcp" else UnixClient(place / "socket") as client,
+    ):
+        client.send(b'GET /a?b="c" HTTP/1.1\r\nHost: h\r\nReferer: r\r\nUser-Agent: \\ "u"\r\n\r\n')
+        assert client.reply().status == 200
+        assert client.get("/b").status == 200
+        client.send(b"HEAD /c HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.reply("HEAD").status == 200
+        client.send(b"nonsense\r\n\r\n")
+        assert client.reply().status == 400
     assert running.stdout == running.line
     lines = (place / "log").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 4
@@ -537,16 +545,18 @@ def test_access_log(place: Path, path_flag: str, kind: str, format_: str, thread
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_log_that_was_moved_away_is_opened_anew(place: Path, threads: str) -> None:
     log, old = place / "log", place / "old"
-    with service(place, "site_app", "--access-log=log", "--threads", threads) as running:
-        with Client(running.address) as client:
-            # A line is written when the thread is done with what it has, which the client's answer doesn't wait for.
-            assert client.get("/before").status == 200
-            wait_until(lambda: "/before" in log.read_text(encoding="utf-8"))
-            log.rename(old)
-            assert client.get("/between").status == 200
-            wait_until(lambda: "/between" in old.read_text(encoding="utf-8"))
-            running.signal(signal.SIGUSR1)
-            wait_until(lambda: client.get("/after").status == 200 and log.exists() and log.stat().st_size)
+    with (
+        service(place, "site_app", "--access-log=log", "--threads", threads) as running,
+        Client(running.address) as client,
+    ):
+        # A line is written when the thread is done with what it has, which the client's answer doesn't wait for.
+        assert client.get("/before").status == 200
+        wait_until(lambda: "/before" in log.read_text(encoding="utf-8"))
+        log.rename(old)
+        assert client.get("/between").status == 200
+        wait_until(lambda: "/between" in old.read_text(encoding="utf-8"))
+        running.signal(signal.SIGUSR1)
+        wait_until(lambda: client.get("/after").status == 200 and log.exists() and log.stat().st_size)
     targets = [re.findall(r'"GET (\S+)', each.read_text(encoding="utf-8")) for each in (old, log)]
     assert targets[0][:2] == ["/before", "/between"]
     assert set(targets[0][2:] + targets[1]) == set(targets[1]) == {"/after"}

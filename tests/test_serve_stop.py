@@ -180,6 +180,26 @@ def test_who_has_had_an_answer_just_now_may_ask_again(place: Path, flags: list[s
     pytest.fail("nobody was answered")
 
 
+def test_who_was_promised_another_answer_gets_it(place: Path, gate: Gate, flags: list[str], threads: int) -> None:
+    """An answer has begun when the signal comes, so its client wasn't told that it's the last one."""
+    for _ in range(5):  # as above
+        with service(place, "site_app", *flags) as running, Client(running.address) as client:
+            client.send(STREAMED)
+            assert b"\r\nConnection: " not in client.head()
+            gate.wait()
+            stop(running)
+            if threads > 1:
+                running.wait_until_nobody_listens()
+            gate.open()
+            assert [client.chunk() for _ in range(3)] == [b"begun", b"ended", b""]
+            with contextlib.suppress(ConnectionError):
+                client.send(GET)
+                if client.sock.recv(1, socket.MSG_PEEK):
+                    ends(client, client.reply(), b"site")
+                    return
+    pytest.fail("nobody was answered")
+
+
 def test_after_the_last_answer_nothing_is_answered(place: Path, gate: Gate, flags: list[str]) -> None:
     with service(place, "site_app", *flags) as running, Client(running.address) as client:
         client.send(HELD + GET)

@@ -9,13 +9,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 
 import event_servers
 from event_servers import BLOCK, GET, THREADED_KINDS, Client, Running, Starter, of, returning, starting
-from fastwsgi.util import FileWrapper
+from fastwsgi._server.loop import SharedLoop
 from serving import Address
 
 #: For what a thread waits for; nothing takes a tenth of it.
@@ -281,9 +282,6 @@ def test_a_file_is_closed_in_its_thread(start: Starter, tmp_path: Path, size: in
     uses: list[tuple[str, int]] = []
     closed = threading.Event()
 
-    class Wrapper(FileWrapper):
-        pass
-
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         start_response("200 OK", [])
         file = path.open("rb")
@@ -389,6 +387,36 @@ def test_each_request_is_answered(start: Starter) -> None:
     running.wait_until_all_are_gone()
 
 
+def test_an_event_in_the_moment_of_parking_is_not_lost(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread is done with a connection, and about to park it, when another thread is told of its next request."""
+    sent: list[int] = []
+
+    class Parked(dict[int, Any]):
+        def __setitem__(self, fd: int, connection: Any) -> None:
+            if connection is asked and len(sent) < 20:
+                sent.append(fd)
+                client.send(GET)
+                running.wait_until(lambda: fd in loop._noted)
+            super().__setitem__(fd, connection)
+
+    class MeddlingLoop(SharedLoop):
+        def _open_poller(self) -> None:
+            super()._open_poller()
+            self._parked = Parked()
+
+    monkeypatch.setattr(event_servers, "SharedLoop", MeddlingLoop)
+    asked = None
+    running = start(of(b"answer"))
+    with Client(running.address) as client:
+        assert client.get().body == b"answer"
+        loop = running.server._inside.loop
+        running.wait_until(lambda: loop._parked)
+        (asked,) = running.connections
+        client.send(GET)
+        assert [client.reply().body for _ in range(21)] == [b"answer"] * 21
+    assert len(sent) == 20
+
+
 def test_each_request_is_answered_though_connections_expire(start: Starter) -> None:
     """Clients come back just when their time is over: either way they are answered, or see that they come too late."""
     keep_alive = 0.05
@@ -484,8 +512,6 @@ def test_time_that_nobody_had_for_a_client_is_not_its_fault(start: Starter) -> N
 
 
 def wait_until_all_have_expired(running: Running, count: int) -> None:
-    from time import monotonic
-
     running.wait_until(lambda: sum(each.deadline < monotonic() for each in running.connections) >= count)
 
 

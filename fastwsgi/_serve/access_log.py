@@ -185,7 +185,8 @@ class _Entry(NamedTuple):
         head = getattr(self.request, "_head", None)
         # The handler's Message is only made when it's looked at, and takes as long as the rest of the line.
         fields = head.fields if head is not None else getattr(self.request, "headers", {}).items()
-        return ", ".join([value for each, value in fields if each.lower() == name])
+        size = len(name)
+        return ", ".join([value for each, value in fields if len(each) == size and each.lower() == name])
 
 
 _VALUES: Final[dict[str, Callable[[_Entry], str]]] = {

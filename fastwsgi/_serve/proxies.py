@@ -227,6 +227,7 @@ def _parameters(element: str) -> dict[str, str] | None:
     return parameters
 
 
+@lru_cache(maxsize=1024)  # bounded, for a client may come from anywhere
 def _node(text: str) -> tuple[str, str] | None:
     """The address and port of a node, in the one form that an address has, or None if it has none."""
     match = _NODE.fullmatch(text)

@@ -35,6 +35,8 @@ class LaneServer(Protocol):
     has_log_hooks: bool
     #: Whether there are log lines.
     logs: bool
+    #: What the lanes were taught last, so that those which know the same have it in common.
+    taught: tuple[dict[str, Any], dict[str, Any]] | None
 
     def make_handler(self, connection: Any, request_line: bytes) -> Any: ...
     def make_response(self, connection: Any, handler: Any, environ: dict[str, Any], body: Any) -> Response: ...
@@ -59,4 +61,8 @@ def teach(lane: FastLane, server: LaneServer) -> None:
         name: value for name, value in response.environ.items() if name not in _OWN and not name.startswith("HTTP_")
     }
     hidden = {name: value for name, value in response.os_environ.items() if name.startswith("HTTP_")}
+    if server.taught != (template, hidden):
+        server.taught = template, hidden
+    # The same objects for all lanes: by them a lane knows that it may use what another remembers.
+    template, hidden = server.taught
     lane.learn(template, hidden, server.has_log_hooks, handler.log_date_time_string if server.logs else None)

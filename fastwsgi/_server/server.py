@@ -95,6 +95,7 @@ class EventServer:
         self.memos: list[Any] = [None] * MEMOS
         #: One for each thread, or none.
         self.lanes: list[FastLane] = []
+        self.taught: tuple[WSGIEnvironment, WSGIEnvironment] | None = None
         if listens_again:
             self._listener.listen(_BACKLOG)
         if self.listener_timeout is None and hasattr(os, "set_blocking") and os.name != "nt":
