@@ -57,7 +57,6 @@ class Server(Protocol):
     settings: Settings
     transport: Transport
     lanes: list[FastLane]
-    has_log_hooks: bool
     begins_with_proxy: bool
     get_app: Callable[[], WSGIApplication]
 

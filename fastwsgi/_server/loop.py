@@ -73,10 +73,16 @@ class Loop:
         self.poller = make_poller(self.settings.poller)
         self.poller.watch(self._wake_up.fd, READ)
 
+    def _close_poller(self) -> None:
+        self.poller.close()
+
     def add(self, server: EventServer) -> None:
         """Have a server's listening socket watched."""
         self.servers[server.listener_fd] = server
-        self.poller.watch(server.listener_fd, READ)
+        self._watch_listener(server.listener_fd, is_new=True)
+
+    def _watch_listener(self, fd: int, is_new: bool = False) -> None:
+        self.poller.watch(fd, READ)
 
     # ---- running -------------------------------------------------------------------------------------
 
@@ -199,12 +205,12 @@ class Loop:
         return any(patiently or each.state == ANSWER for each in list(self.connections.copy().values()))
 
     def close(self) -> None:
-        """Close every connection, and give the listening sockets back as they were."""
+        """Close every connection, and give the listening sockets back as they were; when no thread runs it any more."""
         self.is_stopped = self._is_retired = True
         for connection in list(self.connections.values()):
             connection.close()
         self._pause_accepting()
-        self.poller.close()
+        self._close_poller()
         self._wake_up.close()
         for server in self.servers.values():
             server.give_listener_back()
@@ -233,14 +239,17 @@ class Loop:
         quiet = now + self.settings.keep_alive_timeout - _MEMO_IDLE
         for connection in list(self.connections.values()):
             if connection.deadline <= now:
-                try:
-                    connection.expire()
-                except Exception:
-                    self._fail(connection)
+                self._expire(connection)
             elif connection.deadline <= quiet:
                 connection.forget()
         if not self._accepting:
             self._resume_accepting()
+
+    def _expire(self, connection: Connection) -> None:
+        try:
+            connection.expire()
+        except Exception:
+            self._fail(connection)
 
     # ---- connections ---------------------------------------------------------------------------------
 
@@ -267,28 +276,36 @@ class Loop:
     def _accept(self, server: EventServer, most: int, end: float = math.inf) -> None:
         """Accept clients, and answer what they have sent already; so many of them, and only until then."""
         for _ in range(most):
-            if len(self.connections) >= self.settings.max_connections:
-                self._pause_accepting()
+            more, connection = self._accept_next(server)
+            if not more:
                 return
-            try:
-                accepted = server.accept()
-            except ConnectionError:
-                continue
-            except OSError:
-                # No descriptors, or what the network did to a connection that nobody has seen. Until a connection is
-                # closed, or the next tick: level-triggered, it would be reported again.
-                self._pause_accepting()
-                return
-            if accepted is None:
-                return
-            connection = server.welcome(*accepted)
             if connection is not None:
                 self._begin(connection)
                 if monotonic() > end:
                     return
 
+    def _accept_next(self, server: EventServer) -> tuple[bool, Connection | None]:
+        """Accept a client: whether others may wait, and the connection with this one unless it's gone or not wanted."""
+        if len(self.connections) >= self.settings.max_connections:
+            self._pause_accepting()
+            return False, None
+        try:
+            accepted = server.accept()
+        except ConnectionError:
+            return True, None
+        except OSError:
+            # No descriptors, or what the network did to a connection that nobody has seen. Until a connection is
+            # closed, or the next tick: level-triggered, it would be reported again.
+            self._pause_accepting()
+            return False, None
+        if accepted is None:
+            return False, None
+        connection = server.welcome(*accepted)
+        if connection is not None:
+            self.connections[connection.fd] = connection
+        return True, connection
+
     def _begin(self, connection: Connection) -> None:
-        self.connections[connection.fd] = connection
         try:
             # The request is often there already, and then the poller needn't know.
             connection.on_event()
@@ -308,7 +325,7 @@ class Loop:
         if not (self.is_stopped or self._is_retired) and len(self.connections) < self.settings.max_connections:
             self._accepting = True
             for fd in self.servers:
-                self.poller.watch(fd, READ)
+                self._watch_listener(fd)
 
 
 class SharedLoop(Loop):
@@ -331,9 +348,11 @@ class SharedLoop(Loop):
         self._reports_changes = self._shared_poller.reports_changes
         self._shared_poller.arm(self._wake_up.fd, READ, is_new=True)
 
-    def add(self, server: EventServer) -> None:
-        self.servers[server.listener_fd] = server
-        self._shared_poller.arm(server.listener_fd, READ, is_new=True)
+    def _close_poller(self) -> None:
+        self._shared_poller.close()
+
+    def _watch_listener(self, fd: int, is_new: bool = False) -> None:
+        self._shared_poller.arm(fd, READ, is_new)
 
     def serve_in_thread(self, number: int) -> None:
         """Serve until stop() is called. number: the thread's, from 0; each has a fast lane of its own."""
@@ -372,8 +391,11 @@ class SharedLoop(Loop):
             self._wake_up.on_event()
         self._shared_poller.arm(self._wake_up.fd, READ)  # for the other threads
 
-    def _handle(self, connection: Connection, mask: int) -> None:
-        """Have a connection do what can be done; it is this thread's meanwhile."""
+    def _handle(self, connection: Connection, mask: int, is_new: bool = False) -> None:
+        """Have a connection do what can be done; it is this thread's meanwhile.
+
+        mask: what was reported of it, 0 for nothing; is_new: whether the poller doesn't know it yet.
+        """
         try:
             connection.on_event()
         except Exception:
@@ -385,7 +407,7 @@ class SharedLoop(Loop):
             if fd in self._noted and self._claim(connection):
                 self._park(connection)
         elif connection.state != CLOSED:
-            self._park(connection)
+            self._park(connection, is_new)
 
     def _leave_note(self, fd: int) -> None:
         """Something was reported of a connection that another thread has."""
@@ -419,10 +441,7 @@ class SharedLoop(Loop):
                 if connection.deadline <= now:
                     self._shared_poller.forget(connection.fd)
                     connection.lane = None
-                    try:
-                        connection.expire()
-                    except Exception:
-                        self._fail(connection)
+                    self._expire(connection)
                 if connection.state != CLOSED:
                     self._park(connection)
         if not self._accepting:
@@ -441,43 +460,16 @@ class SharedLoop(Loop):
 
     def _accept_in_thread(self, server: EventServer, lanes: dict[Any, FastLane | None]) -> None:
         with self._accepts:  # or each thread would take the last place there is
-            connection = self._accept_one(server)
+            connection = self._accept_next(server)[1] if self._accepting else None
         if self._accepting:
             # Now, so that the next client is accepted while this one's application runs.
-            self._shared_poller.arm(server.listener_fd, READ)
+            self._watch_listener(server.listener_fd)
         if connection is not None:
             connection.lane = lanes[server]
-            try:
-                connection.on_event()
-            except Exception:
-                self._fail(connection)
-            if connection.state != CLOSED:
-                self._park(connection, is_new=True)
-
-    def _accept_one(self, server: EventServer) -> Connection | None:
-        if not self._accepting or len(self.connections) >= self.settings.max_connections:
-            self._accepting = False
-            return None
-        try:
-            accepted = server.accept()
-        except ConnectionError:
-            return None
-        except OSError:
-            self._accepting = False
-            return None
-        connection = server.welcome(*accepted) if accepted is not None else None
-        if connection is not None:
-            self.connections[connection.fd] = connection
-        return connection
+            self._handle(connection, 0, is_new=True)
 
     def _pause_accepting(self) -> None:
         self._accepting = False  # the thread that gets the next client, arms the socket no more
-
-    def _resume_accepting(self) -> None:
-        if not (self.is_stopped or self._is_retired) and len(self.connections) < self.settings.max_connections:
-            self._accepting = True
-            for fd in self.servers:
-                self._shared_poller.arm(fd, READ)
 
     def finish(
         self, timeout: float, *, patiently: bool = False, actions: Callable[[], None] = lambda: None
@@ -511,26 +503,8 @@ class SharedLoop(Loop):
                     self._park(connection)
 
     def accept_all(self, server: EventServer) -> None:
-        while len(self.connections) < self.settings.max_connections:
-            try:
-                accepted = server.accept()
-            except ConnectionError:
-                continue
-            except OSError:
-                return
-            if accepted is None:
-                return
-            connection = server.welcome(*accepted)
+        more = True
+        while more:
+            more, connection = self._accept_next(server)
             if connection is not None:
-                self.connections[connection.fd] = connection
                 self._park(connection, is_new=True)
-
-    def close(self) -> None:
-        """Close every connection. The threads must have ended, or never run again."""
-        self.is_stopped = self._is_retired = True
-        for connection in list(self.connections.values()):
-            connection.close()
-        self._shared_poller.close()
-        self._wake_up.close()
-        for server in self.servers.values():
-            server.give_listener_back()
