@@ -30,6 +30,7 @@ from gunicorn import glogging
 from gunicorn.workers import base
 
 from ._serve.options import OPTIONS, Options
+from ._serve.run import speaking_tls
 from ._serve.service import Service
 
 # What an application has, in seconds, from SIGQUIT to the end of its process.
@@ -97,16 +98,9 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
 
     def run(self) -> None:
         options = self._options()
-        context = None
-        if self.cfg.is_ssl:
-            context = gunicorn.sock.ssl_context(self.cfg)
-            context.set_alpn_protocols(["http/1.1"])  # whatever else it offers, nobody here speaks it
-        listeners = []
-        for each in self.sockets:
-            sock = each.sock
-            if context is not None:
-                sock = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            listeners.append(_Listener(sock))
+        context = gunicorn.sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
+        sockets = [each.sock for each in self.sockets]
+        listeners = [_Listener(sock if context is None else speaking_tls(sock, context)) for sock in sockets]
         # Of the options a process of our own command line has a log, else gunicorn's, if it is to have one.
         log = _AccessLog(self.log) if options.access_log is None and self._has_access_log() else None
         application = self.wsgi if options.threads > 1 else self._answer

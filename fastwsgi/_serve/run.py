@@ -19,6 +19,7 @@ from .proxies import Proxies
 from .service import Service
 
 if TYPE_CHECKING:
+    import socket
     import ssl
 
     from fastwsgi.types import WSGIApplication
@@ -31,14 +32,14 @@ def run(application: WSGIApplication, options: Options) -> None:
     serves for ever. Raises OSError if a socket can't be opened or a certificate not be read, ValueError for
     options that contradict each other.
     """
+    context = check(options)
     listeners = listen(options)
     with contextlib.ExitStack() as stack:
         for listener in listeners:
             stack.callback(listener.close)
-        context = tls_context(options)
         if context is not None:
             for listener in listeners:
-                wrap(listener, context)
+                listener.sock = speaking_tls(listener.sock, context)
         service = Service(application, options, listeners)
         stack.callback(service.close)
         stack.enter_context(_stopped_by_signals(service.stop, service.reopen_logs))
@@ -50,8 +51,7 @@ def run(application: WSGIApplication, options: Options) -> None:
 
 
 def listen(options: Options) -> list[Listener]:
-    """Open the sockets that the options say, if a service can do what else they say."""
-    _check(options)
+    """Open the sockets that the options say, which are checked."""
     return open_listeners(
         options.bind,
         reuse_port=options.reuse_port,
@@ -71,14 +71,13 @@ def announce(options: Options, listeners: Sequence[Listener]) -> None:
     print(f"fastwsgi {__version__} ({', '.join(what)}) serving on {where}", flush=True)
 
 
-def tls_context(options: Options) -> ssl.SSLContext | None:
+def _tls_context(options: Options) -> ssl.SSLContext | None:
     """The context for a certificate, if there is one; with ca_certs it wants one of each client, too."""
     if options.certfile is None:
         return None
     import ssl
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
     with _naming("read", certfile=options.certfile, keyfile=options.keyfile):
         context.load_cert_chain(options.certfile, options.keyfile)
     if options.ca_certs is not None:
@@ -88,8 +87,8 @@ def tls_context(options: Options) -> ssl.SSLContext | None:
     return context
 
 
-def _check(options: Options) -> None:
-    """Raise ValueError or OSError, by the name of the option, if a service couldn't be made.
+def check(options: Options) -> ssl.SSLContext | None:
+    """Raise ValueError or OSError, by the name of the option, if a service couldn't be made; return its TLS context.
 
     Before anything is opened that others might see, and where there are workers, once instead of in each of them.
     """
@@ -101,10 +100,11 @@ def _check(options: Options) -> None:
         Proxies(options.forwarded_allow_ips, options.forwarded_fields)
     except ValueError as error:
         raise ValueError(f"forwarded_{error}".replace("forwarded_allow ", "forwarded_allow_ips ")) from None
-    tls_context(options)
+    context = _tls_context(options)
     if options.access_log is not None:
         with _naming("write", access_log=options.access_log):
             LogFile(options.access_log).close()
+    return context
 
 
 @contextlib.contextmanager
@@ -117,9 +117,10 @@ def _naming(action: str, **files: str | None) -> Iterator[None]:
         raise OSError(error.errno, f"can't {action} {what}: {error.strerror or error}") from error
 
 
-def wrap(listener: Listener, context: ssl.SSLContext) -> None:
-    """Have a listening socket speak TLS."""
-    listener.sock = context.wrap_socket(listener.sock, server_side=True, do_handshake_on_connect=False)
+def speaking_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """A listening socket that speaks TLS, and HTTP/1.1 over it, whatever else its context would offer."""
+    context.set_alpn_protocols(["http/1.1"])
+    return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .options import Options
-from .run import announce, listen
+from .run import announce, check, listen
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication
@@ -30,6 +30,7 @@ def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
         raise MissingExtraError("--workers needs gunicorn: pip install 'fastwsgi-toolkit[workers]'") from None
 
     # Ours, so that all kinds of addresses mean the same as with one process.
+    check(options)
     listeners = listen(options)
     # gunicorn closes the descriptors that it is given.
     binds = [f"fd://{listener.sock.detach()}" for listener in listeners]
