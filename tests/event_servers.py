@@ -9,14 +9,13 @@ import socket
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastwsgi import simple_server
 from fastwsgi._server.loop import SharedLoop
-from serving import Address, serving
+from serving import Address, serving, wait_until
 
 #: Nothing here takes a tenth of it.
 TIMEOUT = 10.0
@@ -80,10 +79,7 @@ class Running(NamedTuple):
 
     def wait_until(self, condition: Callable[[], object]) -> None:
         """Wait for what no octet on a socket tells of."""
-        end = time.monotonic() + TIMEOUT
-        while not condition():
-            assert time.monotonic() < end, "it doesn't come"
-            time.sleep(0.001)
+        wait_until(condition, TIMEOUT)
 
 
 class ThreadedServer(simple_server.WSGIServer):

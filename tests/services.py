@@ -10,12 +10,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from event_servers import GET, Client, Reply
-from serving import TIMEOUT, Address, fetch, program_environment
+from serving import TIMEOUT, Address, fetch, program_environment, wait_until
 
 SITE = '''
 import json, os, socket
@@ -108,14 +107,6 @@ class Running:
         except ConnectionError:  # in its queue when it was closed
             pass
         return True
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for what nothing tells of."""
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end, "it doesn't come"
-        time.sleep(0.001)
 
 
 @contextlib.contextmanager

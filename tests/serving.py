@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +78,14 @@ def exchange(address: Address, request: bytes) -> bytes:
         while received := connection.recv(65536):
             answer += received
     return answer
+
+
+def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> None:
+    """Wait, for so many seconds at most, for what no octet on a socket tells of."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "it doesn't come"
+        time.sleep(0.001)
 
 
 @contextmanager

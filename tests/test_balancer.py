@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from event_servers import Client, CutShortError
-from serving import TIMEOUT, Address, fetch, program_path, running
+from serving import TIMEOUT, Address, fetch, program_path, running, wait_until
 from worker_site import BLOCK
-from workers import Workers, gunicorn, site_environment, wait_until
+from workers import Workers, gunicorn, site_environment
 
 if not hasattr(os, "fork"):
     pytest.skip("sockets are handed over as on systems that fork", allow_module_level=True)

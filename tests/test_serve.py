@@ -21,8 +21,8 @@ import pytest
 
 import fastwsgi
 from event_servers import CERTIFICATE, GET, Client
-from services import SITE, Running, UnixClient, answer, fails, over_unix, service, site_directory, wait_until
-from serving import TIMEOUT, Address, fetch, program_environment
+from services import SITE, Running, UnixClient, answer, fails, over_unix, service, site_directory
+from serving import TIMEOUT, Address, fetch, program_environment, wait_until
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the tests speak over unix sockets")
 

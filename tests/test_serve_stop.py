@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from event_servers import GET, Client, Reply
-from services import Running, UnixClient, service, site_directory, wait_until
-from serving import TIMEOUT
+from services import Running, UnixClient, service, site_directory
+from serving import TIMEOUT, wait_until
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="a process can't be looked into")
 
@@ -81,6 +81,15 @@ def stop(running: Running, number: int = signal.SIGTERM) -> None:
     wait_until(lambda: not _handles(running.process.pid, number))
 
 
+def stop_meanwhile(running: Running, gate: Gate, threads: int, number: int = signal.SIGTERM) -> None:
+    """Stop while a request is in the application, and then let it go on."""
+    gate.wait()
+    stop(running, number)
+    if threads > 1:  # one has no time to stop listening meanwhile
+        running.wait_until_nobody_listens()
+    gate.open()
+
+
 def _handles(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal: ours leaves the second to the system."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
@@ -121,11 +130,7 @@ def test_a_request_in_the_application_is_answered(
 ) -> None:
     with service(place, "site_app", *flags) as running, Client(running.address) as client:
         client.send(HELD)
-        gate.wait()
-        stop(running, number)
-        if threads > 1:
-            running.wait_until_nobody_listens()
-        gate.open()
+        stop_meanwhile(running, gate, threads, number)
         ends(client, client.reply(), b"held")
 
 
@@ -137,11 +142,7 @@ def test_an_answer_that_streams_ends_whole(
         head = client.head()
         assert b"\r\nTransfer-Encoding: chunked\r\n" in head
         assert client.chunk() == b"begun"
-        gate.wait()
-        stop(running, number)
-        if threads > 1:
-            running.wait_until_nobody_listens()
-        gate.open()
+        stop_meanwhile(running, gate, threads, number)
         assert [client.chunk(), client.chunk(), client.rest()] == [b"ended", b"", b""]
 
 
@@ -186,11 +187,7 @@ def test_who_was_promised_another_answer_gets_it(place: Path, gate: Gate, flags:
         with service(place, "site_app", *flags) as running, Client(running.address) as client:
             client.send(STREAMED)
             assert b"\r\nConnection: " not in client.head()
-            gate.wait()
-            stop(running)
-            if threads > 1:
-                running.wait_until_nobody_listens()
-            gate.open()
+            stop_meanwhile(running, gate, threads)
             assert [client.chunk() for _ in range(3)] == [b"begun", b"ended", b""]
             with contextlib.suppress(ConnectionError):
                 client.send(GET)
@@ -200,14 +197,10 @@ def test_who_was_promised_another_answer_gets_it(place: Path, gate: Gate, flags:
     pytest.fail("nobody was answered")
 
 
-def test_after_the_last_answer_nothing_is_answered(place: Path, gate: Gate, flags: list[str]) -> None:
+def test_after_the_last_answer_nothing_is_answered(place: Path, gate: Gate, flags: list[str], threads: int) -> None:
     with service(place, "site_app", *flags) as running, Client(running.address) as client:
         client.send(HELD + GET)
-        gate.wait()
-        stop(running)
-        if "1" not in flags:
-            running.wait_until_nobody_listens()
-        gate.open()
+        stop_meanwhile(running, gate, threads)
         ends(client, client.reply(), b"held")
 
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from event_servers import CERTIFICATE, Client, CutShortError
-from serving import TIMEOUT, Address, exchange, fetch, program_environment
-from workers import Workers, gunicorn, our_workers, site_environment, wait_for_end, wait_until
+from serving import TIMEOUT, Address, exchange, fetch, program_environment, wait_until
+from workers import Workers, gunicorn, our_workers, site_environment, wait_for_end
 
 if not hasattr(os, "fork"):
     pytest.skip("gunicorn is for systems that fork", allow_module_level=True)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import select
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from serving import TIMEOUT, Program, program_environment, running
+from serving import TIMEOUT, Program, program_environment, running, wait_until
 
-#: How often to look for what no octet on a socket tells of.
-_LOOK_AGAIN = 0.002
 
 class Workers:
     """A program with processes of its own."""
@@ -43,13 +40,6 @@ class Workers:
     def open_gate(self, text: str = "open") -> None:
         """Have an answer of /gate go on; it ends with a text."""
         self._gate.write_text(text)  # waits for who reads it
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end, "it doesn't come"
-        time.sleep(_LOOK_AGAIN)
 
 
 def wait_for_end(pid: int) -> None:
