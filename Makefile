@@ -24,7 +24,7 @@ lint: $(VENV)/.lint
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastwsgi fastwsgi/*.pxi
 
 bench: $(BUILT)
-	$(BIN)/python -m bench.micro
+	$(BIN)/python -m fastwsgi.bench
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,170 @@
+"""The client that needs nothing else: many connections, each asks again as soon as it has its answer.
+
+    python -m fastwsgi.bench.client PORT CONNECTIONS SECONDS < request
+
+It writes a line of JSON about what it saw. The first answer is taken for the right one: every later one must equal
+it, octet by octet, but for its date.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import re
+import selectors
+import socket
+import sys
+import time
+
+PATIENCE = 10.0  # seconds without any answer
+RECEIVE_SIZE = 1 << 18
+DATE = re.compile(rb"(?i)\r\nDate: *([^\r]+)")
+LENGTH = re.compile(rb"(?i)\r\nContent-Length: *(\d+)")
+CHUNKED = re.compile(rb"(?i)\r\nTransfer-Encoding: *chunked")
+
+
+class Answer:
+    """What each answer must be: the octets before the date, those after it, and whether the server closes then."""
+
+    def __init__(self, octets: bytes, closes: bool) -> None:
+        date = DATE.search(octets)
+        self.start, self.end = date.span(1) if date else (0, 0)
+        self.before, self.after = octets[: self.start], octets[self.end :]
+        self.size = len(octets)
+        self.closes = closes
+
+    def equals(self, octets: bytes) -> bool:
+        return octets[: self.start] == self.before and octets[self.end :] == self.after
+
+
+def first_answer(port: int, request: bytes) -> Answer:
+    """Ask once, and see where the answer ends and what comes after it."""
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+        client.sendall(request)
+        octets = b""
+        while not is_whole(octets):
+            received = client.recv(RECEIVE_SIZE)
+            if not received:
+                break
+            octets += received
+        if not octets.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
+            raise ValueError(f"not an answer of 200: {octets[:80]!r}")
+        head = octets.partition(b"\r\n\r\n")[0].lower()
+        keeps = head.startswith(b"http/1.1") and b"\r\nconnection: close" not in head and is_whole(octets)
+        return Answer(octets, not keeps)
+
+
+def is_whole(octets: bytes) -> bool:
+    head, end, body = octets.partition(b"\r\n\r\n")
+    if not end:
+        return False
+    if length := LENGTH.search(head):
+        return len(body) >= int(length[1])
+    return bool(CHUNKED.search(head)) and body.endswith(b"0\r\n\r\n")
+
+
+class Client:
+    """Ask over many connections, one request at a time on each."""
+
+    def __init__(self, port: int, request: bytes) -> None:
+        self.port = port
+        self.request = request
+        self.answer = first_answer(port, request)
+        self.selector = selectors.DefaultSelector()
+        self.latencies: list[float] = []
+        self.failures: list[str] = []
+
+    def run(self, connections: int, seconds: float) -> None:
+        for _ in range(connections):
+            self.connect()
+        clock, select, latencies, answer = time.perf_counter, self.selector.select, self.latencies, self.answer
+        request, size, closes = self.request, answer.size, answer.closes
+        end = clock() + seconds
+        while (now := clock()) < end and not self.failures:
+            ready = select(min(PATIENCE, end - now))
+            if not ready and clock() < end:
+                self.failures.append(f"no answer for {PATIENCE:g} s")
+            for key, _ in ready:
+                client, exchange = key.data.client, key.data
+                if exchange.is_connecting:
+                    self.connected(exchange)
+                    continue
+                try:
+                    received = client.recv(RECEIVE_SIZE)
+                except OSError as error:
+                    self.failures.append(f"receiving: {error}")
+                    break
+                octets = exchange.received + received
+                if received and len(octets) < size:
+                    exchange.received = octets
+                    continue
+                if len(octets) != size or not answer.equals(octets):
+                    self.failures.append(f"a different answer: {octets[:200]!r}")
+                    break
+                now = clock()
+                latencies.append(now - exchange.started)
+                if closes:
+                    self.selector.unregister(client)
+                    client.close()
+                    self.connect()
+                    continue
+                exchange.received = b""
+                exchange.started = now
+                if client.send(request) != len(request):
+                    self.failures.append("the request isn't taken whole")
+
+    def connect(self) -> None:
+        client = socket.socket()
+        client.setblocking(False)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        failure = client.connect_ex(("127.0.0.1", self.port))
+        if failure not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+            self.failures.append(f"connecting: {errno.errorcode.get(failure, failure)}")
+        self.selector.register(client, selectors.EVENT_WRITE, Exchange(client, time.perf_counter()))
+
+    def connected(self, exchange: Exchange) -> None:
+        client = exchange.client
+        failure = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if failure:
+            self.failures.append(f"connecting: {errno.errorcode.get(failure, failure)}")
+            return
+        exchange.is_connecting = False
+        self.selector.modify(client, selectors.EVENT_READ, exchange)
+        if client.send(self.request) != len(self.request):
+            self.failures.append("the request isn't taken whole")
+
+
+class Exchange:
+    """A request on its way, and what came back so far."""
+
+    __slots__ = ("client", "is_connecting", "received", "started")
+
+    def __init__(self, client: socket.socket, started: float) -> None:
+        self.client = client
+        self.started = started
+        self.received = b""
+        self.is_connecting = True
+
+
+def main(port: str, connections: str, seconds: str) -> None:
+    request = sys.stdin.buffer.read()
+    failures: list[str] = []
+    latencies: list[float] = []
+    started, cpu = time.perf_counter(), time.process_time()
+    try:
+        client = Client(int(port), request)
+        started, cpu = time.perf_counter(), time.process_time()
+        with contextlib.closing(client.selector):
+            client.run(int(connections), float(seconds))
+        latencies, failures = sorted(client.latencies), client.failures
+    except (OSError, ValueError) as error:
+        failures = [str(error)]
+    duration, cpu = time.perf_counter() - started, time.process_time() - cpu
+    at = {f"p{part:g}": latencies[int(len(latencies) * part / 100)] * 1e6 for part in (50, 99)} if latencies else {}
+    print(json.dumps({"requests": len(latencies), "duration": duration, "busy": cpu / duration,
+                      "failures": failures, **at}))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,149 @@
+"""Load on a server: by wrk where there is one, else by our own client; in a process and, if there are two, on a
+core of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from .results import FailureError
+from .workloads import TARGET, Workload
+
+CONNECTIONS = 32
+#: The cores that servers (the last) and clients (the first) are pinned to; empty: they aren't pinned.
+cores: list[int] = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+# wrk adds to its latencies those of the requests that it would have sent if no answer had been late. Here that is
+# taken back, from the longest latency to the shortest, which leaves one for each answer.
+EXACT_P99 = f"""
+function exact_p99(all, latency)
+  local step = math.floor(all.duration / math.floor(all.requests / {CONNECTIONS}))
+  local values, counts, left, p99 = {{}}, {{}}, all.requests / 100, 0
+  for i = 1, #latency do
+    local value, count = latency(i)
+    values[i], counts[value] = value, count
+  end
+  for i = #values, 1, -1 do
+    local count = counts[values[i]]
+    for added = values[i] - step, step + 1, -step do counts[added] = counts[added] - count end
+    if left > 0 then p99 = values[i] end
+    left = left - count
+  end
+  return p99
+end
+"""
+LAST_LINE = """
+done = function(all, latency)
+  local e = all.errors
+  print(string.format("%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f", all.requests, all.duration, all.bytes,
+    e.connect + e.read + e.write + e.timeout, e.status,
+    latency:percentile(50), exact_p99(all, latency), latency:percentile(99)))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a client saw: answers, seconds, latencies in microseconds; the part of the time in which it ran."""
+
+    requests: int
+    seconds: float
+    p50: float
+    p99: float  # 0: not found out
+    stalled_p99: float  # with the latencies of the requests that weren't sent because an answer was late
+    busy: float
+
+    @property
+    def any_p99(self) -> float:
+        return self.p99 or self.stalled_p99
+
+    @property
+    def rate(self) -> float:
+        return self.requests / self.seconds
+
+
+def pin(side: int | None) -> None:
+    """Keep this process, and what it starts from now on, on the first core (0) or the last (-1), or on any (None)."""
+    if len(cores) > 1:
+        os.sched_setaffinity(0, cores if side is None else {cores[side]})
+
+
+def client_name() -> str:
+    return "wrk" if shutil.which("wrk") else "the built-in client"
+
+
+def run_load(workload: Workload, port: int, seconds: float, *, exact: bool = False, by: str = "") -> Load:
+    """Ask for *seconds* over 32 connections; raise FailureError if a request fails or an answer is wrong.
+
+    exact: find out the exact p99 too, which takes wrk some seconds more. by: a client_name().
+    """
+    pin(0)
+    try:
+        if (by or client_name()) == "wrk":
+            return load_by_wrk(workload, port, seconds, exact)
+        return load_by_client(workload, port, seconds)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FailureError(f"the client or the server ended: {error}") from error
+    finally:
+        pin(None)
+
+
+def load_by_client(workload: Workload, port: int, seconds: float) -> Load:
+    command = [sys.executable, "-m", "fastwsgi.bench.client", str(port), str(CONNECTIONS), str(seconds)]
+    done = subprocess.run(
+        command, input=workload.request(port), stdout=subprocess.PIPE, check=True, timeout=seconds + 60
+    )
+    seen = json.loads(done.stdout)
+    if seen["failures"] or not seen["requests"]:
+        raise FailureError(f"{seen['requests']} answers, and then: {' '.join(seen['failures']) or 'nothing'}")
+    return Load(seen["requests"], seen["duration"], seen["p50"], seen["p99"], 0, seen["busy"])
+
+
+def load_by_wrk(workload: Workload, port: int, seconds: float, exact: bool) -> Load:
+    with tempfile.TemporaryDirectory() as directory:
+        script = Path(directory, "requests.lua")
+        script.write_text(wrk_script(workload, port, exact), encoding="ascii")
+        # The time limit is longer than the run: wsgiref leaves connections waiting for a place in its short queue.
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", "-d600s", "--timeout", f"{seconds + 10:.0f}s", "-s", str(script)]
+        for name, value in workload.head_fields(port).items():
+            command += ["-H", f"{name}: {value}"]
+        command.append(f"http://127.0.0.1:{port}{TARGET}")
+        before = os.times()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            time.sleep(seconds)
+            process.send_signal(signal.SIGINT)  # wrk then says what it has; its own limit is in whole seconds
+            output = process.communicate(timeout=60)[0]
+        after = os.times()
+    try:
+        requests, duration, size, broken, refused, p50, p99, stalled = map(int, output.splitlines()[-1].split())
+    except (ValueError, IndexError):
+        raise FailureError(f"wrk says: {output[-300:]}") from None
+    if broken or refused or not requests:
+        raise FailureError(f"{requests} answers, {refused} of them 4xx or 5xx, and {broken} errors of sockets")
+    if size < requests * len(workload.answer):
+        raise FailureError(f"{requests} answers have only {size} bytes")
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return Load(requests, duration / 1e6, p50, p99, stalled, used / duration * 1e6)
+
+
+def wrk_script(workload: Workload, port: int, exact: bool) -> str:
+    """wrk's part in Lua: the totals on the last line, and requests that aren't all the same."""
+    script = (EXACT_P99 if exact else "function exact_p99() return 0 end\n") + LAST_LINE
+    if workload.body:
+        script += f'wrk.method, wrk.body = "POST", {json.dumps(workload.body)}\n'
+    if workload.varies is not None:
+        place, value = workload.varies
+        before, after = workload.request(port).decode("ascii").split(place)
+        script += (
+            f"local count, before, after = 0, {json.dumps(before)}, {json.dumps(after)}\n"
+            f"request = function() count = count + 1; return before .. {value} .. after end\n"
+        )
+    return script

@@ -1,0 +1,39 @@
+"""How far a run is, on a terminal: by rich where it is installed, else by a line of our own; nothing elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+WIDTH = 30
+
+
+@contextlib.contextmanager
+def progress(steps: int) -> Iterator[Callable[[str], None]]:
+    """Give what is called after each step with the name of the work that is done."""
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import Progress
+    except ImportError:
+        yield plain_bar(steps)
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        return
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=steps)
+        yield lambda name: bar.update(task, advance=1, description=name)
+
+
+def plain_bar(steps: int) -> Callable[[str], None]:
+    done = 0
+
+    def step(name: str) -> None:
+        nonlocal done
+        done += 1
+        full = WIDTH * done // steps
+        print(f"\r\x1b[K[{'#' * full}{'.' * (WIDTH - full)}] {name}", end="", file=sys.stderr, flush=True)
+
+    return step

@@ -1,0 +1,47 @@
+"""An unchanged ``make_server`` script, and ``fastwsgi.serve`` with threads; each as a program of its own.
+
+    python -m fastwsgi.bench.server_script wsgiref|fastwsgi PORT APP
+    python -m fastwsgi.bench.server_script serve PORT APP THREADS
+
+For each line on its standard input it writes the user and the system seconds that it has used so far to its standard
+output: a way that every platform has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from typing import TextIO
+
+from .workloads import APPS, App
+
+
+def make_server_script(module: str, port: int, app: App) -> None:
+    with importlib.import_module(module).make_server("127.0.0.1", port, app) as httpd:
+        httpd.serve_forever()
+
+
+def tell_cpu_times(output: TextIO) -> None:
+    for _ in sys.stdin:
+        times = os.times()
+        system = times.system / ((times.user + times.system) or 1)
+        total = time.process_time()  # finer than os.times()
+        print(total * (1 - system), total * system, file=output, flush=True)
+
+
+def main(server: str, port: str, app: str, threads: str = "") -> None:
+    threading.Thread(target=tell_cpu_times, args=(sys.stdout,), daemon=True).start()
+    sys.stdout = sys.stderr  # what servers say when they start
+    if server == "serve":
+        import fastwsgi
+
+        fastwsgi.serve(APPS[app], f"127.0.0.1:{port}", threads=int(threads))
+    else:
+        make_server_script(f"{server}.simple_server", int(port), APPS[app])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

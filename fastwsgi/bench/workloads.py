@@ -1,0 +1,121 @@
+"""What servers are asked for, the applications that answer it, and the right answers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from wsgiref import util
+
+from .results import FailureError
+
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+TARGET = "/shop/items?page=2&sort=price"
+# A browser's; Host is put in front of them.
+FIELDS = {
+    "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "Accept-Language": "en-GB,en;q=0.5",
+    "Accept-Encoding": "gzip, deflate, br",
+    "Referer": "https://www.example.com/shop/",
+    "Connection": "keep-alive",
+    "Cookie": "session=0123456789abcdef; theme=dark",
+    "Upgrade-Insecure-Requests": "1",
+    "Sec-Fetch-Dest": "document",
+    "Sec-Fetch-Mode": "navigate",
+    "Sec-Fetch-Site": "same-origin",
+}
+FILE = bytes(range(256)) * 4096
+BLOCK = 65536  # what files are read by
+ITEMS = [{"id": number, "name": f"item {number}", "price": number / 4} for number in range(1365)]
+DOCUMENT = json.dumps(ITEMS).encode("ascii")
+
+
+class FileWrapper(util.FileWrapper):
+    """For a server without a wrapper of its own; fastpysgi takes any class of this name for Werkzeug's."""
+
+
+def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    # The length is there for bjoern and gunicorn: without it they send even one block as a chunked body.
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
+    return [b"Hello, world!"]
+
+
+def post(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    answer = b"%d" % len(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(answer)))])
+    return [answer]
+
+
+def document(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(DOCUMENT)))])
+    return [DOCUMENT]
+
+
+def stream(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    for _ in range(100):
+        yield b"x" * 100
+
+
+def file(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    opened = open(os.environ["BENCH_FILE"], "rb")  # noqa: SIM115 - the wrapper closes it
+    length = os.fstat(opened.fileno()).st_size
+    start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(length))])
+    wrapper: type[FileWrapper] = environ.get("wsgi.file_wrapper", FileWrapper)
+    return wrapper(opened, BLOCK)
+
+
+APPS: dict[str, App] = {"hello": hello, "post": post, "document": document, "stream": stream, "file": file}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked of a server, and the body it must answer with."""
+
+    about: str
+    app: str
+    answer: bytes
+    fields: dict[str, str] = field(default_factory=dict)
+    body: str = ""
+    #: What is another in each request: a text in the fields, and in Lua what replaces it in request number count.
+    varies: tuple[str, str] | None = None
+
+    @property
+    def method(self) -> str:
+        return "POST" if self.body else "GET"
+
+    def head_fields(self, port: int) -> dict[str, str]:
+        return {"Host": f"127.0.0.1:{port}", **FIELDS, **self.fields}
+
+    def request(self, port: int) -> bytes:
+        """All of a request, as octets."""
+        fields = self.head_fields(port)
+        if self.body:
+            fields["Content-Length"] = str(len(self.body))
+        lines = [f"{self.method} {TARGET} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+        return "\r\n".join([*lines, "", self.body]).encode("ascii")
+
+
+HELLO = Workload("the same head again and again, 13 bytes back", "hello", b"Hello, world!")
+CONNECTIONS = Workload("a connection for each request", "hello", b"Hello, world!", {"Connection": "close"})
+POST = Workload("8 KiB sent, their number back", "post", b"8192", body="x" * 8192)
+
+
+def check_answer(workload: Workload, port: int) -> None:
+    """Ask once, and compare the whole answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(workload.method, TARGET, workload.body or None, {**FIELDS, **workload.fields})
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise FailureError(f"no answer: {error!r}") from error
+    finally:
+        connection.close()
+    if response.status != 200 or body != workload.answer:
+        raise FailureError(f"wrong answer: {response.status}, {len(body)} bytes: {body[:50]!r}")
