@@ -1,8 +1,9 @@
 """The servers that are compared, each started as its documentation tells, and the applications they serve.
 
-    python -m bench.server_scripts SERVER PORT APP [FILE]
+    BENCH_APP=hello python -m bench.server_scripts SERVER PORT
 
-FILE is what the application "file" answers with.
+is how those are started that have no command of their own. The others look for the application in this module.
+BENCH_FILE is what the application "file" answers with.
 """
 
 from __future__ import annotations
@@ -12,58 +13,30 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
-from wsgiref import util
 
-App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-BLOCK = 65536  # what files are read by
-
-
-class FileWrapper(util.FileWrapper):
-    """For a server without a wrapper of its own; fastpysgi takes any class of this name for Werkzeug's."""
-
-    buffer_size = BLOCK
+from fastwsgi.bench.server_script import make_server_script
+from fastwsgi.bench.workloads import APPS, App
 
 
-def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    # The length is there for bjoern and gunicorn: without it they send even one block as a chunked body.
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
-    return [b"Hello, world!"]
+def find_app(name: str) -> App:
+    if name != "flask":
+        return APPS[name]
+    flask: Any = importlib.import_module("flask")
+    app = flask.Flask(__name__)
+    app.add_url_rule("/shop/<page>", view_func=lambda page: {"page": page, "sort": flask.request.args["sort"]})
+    found: App = app
+    return found
 
 
-def post(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    answer = b"%d" % len(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(answer)))])
-    return [answer]
-
-
-def stream(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    for _ in range(100):
-        yield b"x" * 100
-
-
-def file(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    opened = open(sys.argv[4], "rb")  # noqa: SIM115 - the wrapper closes it
-    length = os.fstat(opened.fileno()).st_size
-    start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(length))])
-    wrapper: type[FileWrapper] = environ.get("wsgi.file_wrapper", FileWrapper)
-    return wrapper(opened, BLOCK)
-
-
-APPS: dict[str, App] = {"hello": hello, "post": post, "stream": stream, "file": file}
-
-
-def make_server_script(module: str, port: int, app: App) -> None:
-    with importlib.import_module(module).make_server("127.0.0.1", port, app) as httpd:
-        httpd.serve_forever()
+application = find_app(os.environ.get("BENCH_APP", "hello"))
 
 
 def fastwsgi_as(implementation: str) -> Any:
     """The package, running as "compiled" or "pure"."""
-    os.environ["FASTWSGI_PURE"] = "1" if implementation == "pure" else ""
     package = importlib.import_module("fastwsgi")
     if package.implementation != implementation:
         raise SystemExit(f"fastwsgi isn't {implementation} here")
@@ -102,23 +75,17 @@ def cheroot(port: int, app: App) -> None:
     server.start()
 
 
-def gunicorn(port: int, app: App) -> None:
-    base = importlib.import_module("gunicorn.app.base").BaseApplication
-
-    class Application(base):  # type: ignore[misc, valid-type]
-        def load_config(self) -> None:
-            settings = {"bind": f"127.0.0.1:{port}", "workers": 1, "worker_class": "gthread", "threads": 4}
-            for name, value in {**settings, "loglevel": "error", "control_socket_disable": True}.items():
-                if name in self.cfg.settings:  # older ones have no control socket
-                    self.cfg.set(name, value)
-
-        def load(self) -> App:
-            return app
-
-    Application().run()
+def gevent(port: int, app: App) -> None:
+    importlib.import_module("gevent.pywsgi").WSGIServer(("127.0.0.1", port), app, log=None).serve_forever()
 
 
-SERVERS: dict[str, Callable[[int, App], None]] = {
+def werkzeug(port: int, app: App) -> None:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request, coloured
+    importlib.import_module("werkzeug.serving").run_simple("127.0.0.1", port, app, threaded=True)
+
+
+#: Those that are started by a function of this module.
+FUNCTIONS: dict[str, Callable[[int, App], None]] = {
     "fastwsgi": partial(fastwsgi, "compiled"),
     "fastwsgi-pure": partial(fastwsgi, "pure"),
     "serve": partial(serve, "compiled"),
@@ -134,8 +101,41 @@ SERVERS: dict[str, Callable[[int, App], None]] = {
     "fastpysgi": fastpysgi,
     "waitress": waitress,
     "cheroot": cheroot,
-    "gunicorn": gunicorn,
+    "gevent": gevent,
+    "werkzeug": werkzeug,
 }
 
+APPLICATION = "bench.server_scripts:application"
+GUNICORN = "gunicorn --bind 127.0.0.1:{port} --log-level error --no-control-socket -k"
+#: Those that are started by a command; {scratch} is a directory for them.
+COMMANDS = {
+    "granian": f"granian --interface wsgi --port {{port}} --workers 1 --blocking-threads 1 --no-log {APPLICATION}",
+    "uwsgi": f"uwsgi --http11-socket 127.0.0.1:{{port}} --die-on-term --disable-logging --module {APPLICATION}",
+    "gunicorn": f"{GUNICORN} gthread --threads 4 {APPLICATION}",
+    "gunicorn-sync": f"{GUNICORN} sync {APPLICATION}",
+    "floor": "{scratch}/floor {port}",
+    "nginx": "nginx -p {scratch} -c {scratch}/nginx-{port}.conf",
+}
+NGINX = """
+daemon off; pid nginx-{port}.pid; error_log stderr; worker_processes 1; events {{}}
+http {{
+  access_log off; sendfile on; keepalive_requests 1000000;
+  server {{ listen 127.0.0.1:{port}; root {scratch}; location / {{ try_files /file =404; }} }}
+}}
+"""
+
+
+def command(name: str, port: int, app: str, scratch: Path) -> tuple[list[str], dict[str, str]]:
+    """How a server is started, and with which environment variables."""
+    variables = {"BENCH_APP": app, "BENCH_FILE": str(scratch / "file"), "FASTWSGI_PURE": "1" if "pure" in name else ""}
+    if name in FUNCTIONS:
+        return [sys.executable, "-m", "bench.server_scripts", name, str(port)], variables
+    if name == "nginx":
+        (scratch / f"nginx-{port}.conf").write_text(NGINX.format(port=port, scratch=scratch), encoding="ascii")
+    program, *arguments = COMMANDS[name].format(port=port, scratch=scratch).split()
+    beside = Path(sys.executable).parent / program  # of this environment, if it has it
+    return [str(beside) if beside.exists() else program, *arguments], variables
+
+
 if __name__ == "__main__":
-    SERVERS[sys.argv[1]](int(sys.argv[2]), APPS[sys.argv[3]])
+    FUNCTIONS[sys.argv[1]](int(sys.argv[2]), application)

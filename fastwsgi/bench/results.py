@@ -63,12 +63,15 @@ class Row:
         return f"{self.group}: {self.name}"
 
     def ratios(self, name: str, against: Sequence[str] = ()) -> list[float]:
-        """How many times better than the others *name* is, round by round; empty if either wasn't measured."""
+        """How many times better than the others *name* is, round by round; empty if either wasn't measured.
+
+        A round in which either was too small to be measured, and is 0, is left out.
+        """
         others = [self.rounds[other] for other in against or self.against if other in self.rounds]
         best = max if self.more_is_better else min
         bests = [best(values) for values in zip(*others, strict=True)]
         pairs = zip(self.rounds.get(name, []), bests, strict=False)
-        return [own / other if self.more_is_better else other / own for own, other in pairs]
+        return [own / other if self.more_is_better else other / own for own, other in pairs if own and other]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .load import Load, client_name, pin, run_load
@@ -161,7 +161,7 @@ def sample(server: Running, workload: Workload, seconds: float, exact: bool = Fa
 
 def in_turn(
     workload: Workload,
-    servers: dict[str, contextlib.AbstractContextManager[Running]],
+    servers: Mapping[str, contextlib.AbstractContextManager[Running]],
     rounds: int,
     seconds: float,
     *,
@@ -170,20 +170,25 @@ def in_turn(
 ) -> Outcome:
     """Start all servers and measure them in turn; one that fails gets no numbers, and its failure is told."""
     outcome = Outcome()
+    running: dict[str, Running] = {}
+
+    @contextlib.contextmanager
+    def watched(name: str) -> Iterator[None]:
+        try:
+            yield
+        except FailureError as error:
+            outcome.failures[name] = str(error)
+            outcome.samples.pop(name, None)
+
     with contextlib.ExitStack() as stack:
-        running = {}
         for name, server in servers.items():
-            try:
+            stack.enter_context(watched(name))
+            with watched(name):
                 running[name] = stack.enter_context(server)
-            except FailureError as error:
-                outcome.failures[name] = str(error)
         for _ in range(rounds):
             for name in [name for name in running if name not in outcome.failures]:
-                try:
+                with watched(name):
                     outcome.samples.setdefault(name, []).append(sample(running[name], workload, seconds, exact))
-                except FailureError as error:
-                    outcome.failures[name] = str(error)
-                    outcome.samples.pop(name, None)
                 step()
     return outcome
 

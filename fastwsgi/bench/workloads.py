@@ -84,13 +84,14 @@ class Workload:
     body: str = ""
     #: What is another in each request: a text in the fields, and in Lua what replaces it in request number count.
     varies: tuple[str, str] | None = None
+    is_plain: bool = False  # whether Host is the only field
 
     @property
     def method(self) -> str:
         return "POST" if self.body else "GET"
 
     def head_fields(self, port: int) -> dict[str, str]:
-        return {"Host": f"127.0.0.1:{port}", **FIELDS, **self.fields}
+        return {"Host": f"127.0.0.1:{port}", **({} if self.is_plain else FIELDS), **self.fields}
 
     def request(self, port: int) -> bytes:
         """All of a request, as octets."""
@@ -110,7 +111,7 @@ def check_answer(workload: Workload, port: int) -> None:
     """Ask once, and compare the whole answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request(workload.method, TARGET, workload.body or None, {**FIELDS, **workload.fields})
+        connection.request(workload.method, TARGET, workload.body or None, workload.head_fields(port))
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
