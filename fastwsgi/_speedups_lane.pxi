@@ -23,11 +23,14 @@ cdef extern from *:
     #define LANE_ON_SOCKETS 0
     static Py_ssize_t lane_receive(int fd, void *room, size_t size) { return 0; }
     static Py_ssize_t lane_send(int fd, const void *data, size_t size) { return -1; }
+    static Py_ssize_t lane_send_both(int fd, const void *one, size_t size, const void *two, size_t size_two)
+    { return -1; }
     static int lane_not_now(void) { return 0; }
     #else
     #include <errno.h>
     #include <sys/types.h>
     #include <sys/socket.h>
+    #include <sys/uio.h>
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0
     #endif
@@ -36,6 +39,14 @@ cdef extern from *:
     static Py_ssize_t lane_receive(int fd, void *room, size_t size) { return recv(fd, room, size, MSG_DONTWAIT); }
     static Py_ssize_t lane_send(int fd, const void *data, size_t size)
     { return send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL); }
+    static Py_ssize_t lane_send_both(int fd, const void *one, size_t size, const void *two, size_t size_two)
+    {
+        struct iovec pieces[2] = {{(void *) one, size}, {(void *) two, size_two}};
+        struct msghdr message = {0};
+        message.msg_iov = pieces;
+        message.msg_iovlen = 2;
+        return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
     static int lane_not_now(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
     #endif
     """
@@ -44,6 +55,7 @@ cdef extern from *:
     bint LANE_ON_SOCKETS
     Py_ssize_t lane_receive(int fd, void* room, size_t size) noexcept
     Py_ssize_t lane_send(int fd, const void* data, size_t size) noexcept
+    Py_ssize_t lane_send_both(int fd, const void* one, size_t size, const void* two, size_t size_two) noexcept
     bint lane_not_now() noexcept
 
 
@@ -54,6 +66,7 @@ cdef enum:
     LOG_ROOM = 32768  # more than the room for a request, and a bit
     LONGEST_ADDRESS = 256
     BLOCKS_A_TURN = 256
+    LARGEST_ANSWER = 1048576  # what is sent at once while no other thread runs
 
 cdef enum Option:
     NO_OPTION
@@ -548,6 +561,7 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     cdef Channel channel = response.channel
     cdef Py_ssize_t i, sent, size = 0
     cdef bytes data, block
+    cdef object rest
     cdef bint persistent
     cdef int flags
     cdef double now
@@ -565,16 +579,18 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
             if not PyBytes_CheckExact(<object>PyList_GET_ITEM(blocks, i)):
                 return False
             size += PyBytes_GET_SIZE(<object>PyList_GET_ITEM(blocks, i))
+        if size > LARGEST_ANSWER:
+            return False
         block = <bytes><object>PyList_GET_ITEM(blocks, 0) if PyList_GET_SIZE(blocks) == 1 else b"".join(blocks)
     elif type(blocks) is tuple:
         for part in <tuple>blocks:
             if not PyBytes_CheckExact(part):
                 return False
             size += PyBytes_GET_SIZE(part)
+        if size > LARGEST_ANSWER:
+            return False
         block = b"".join(blocks)
     else:
-        return False
-    if size > LARGE_BLOCK:
         return False
 
     persistent = is_persistent(head, option)
@@ -589,15 +605,25 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
         return False
 
     response.handed_over = True  # what comes too late, take_handler() refuses
-    sent = lane_send(channel.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    if size <= LARGE_BLOCK:
+        block = b""  # it's in data
+        sent = lane_send(channel.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    else:
+        sent = lane_send_both(
+            channel.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), PyBytes_AS_STRING(block), size
+        )
     if sent < 0:
         if not lane_not_now():
             channel.close()
             return True
         sent = 0
     log_safely(lane, response, size)
-    if sent < PyBytes_GET_SIZE(data):
-        channel.send_rest(memoryview(data)[sent:], response.take_rest(), persistent)
+    if sent < PyBytes_GET_SIZE(data) + PyBytes_GET_SIZE(block):
+        if sent < PyBytes_GET_SIZE(data):
+            rest = memoryview(data + block)[sent:]
+        else:
+            rest = memoryview(block)[sent - PyBytes_GET_SIZE(data):]
+        channel.send_rest(rest, response.take_rest(), persistent)
     elif not persistent:
         channel.close()
     else:

@@ -80,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.compare is not None:
             old = read_report(options.compare)
         draw = chart_maker(options.plot)
+        for path in filter(None, (options.json, options.plot)):
+            if not path.parent.is_dir():
+                raise ValueError(f"{path}: No such file or directory")
     except (BadReportError, ImportError, ValueError) as error:
         parser.error(str(error))
     if options.unpinned:

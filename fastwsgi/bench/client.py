@@ -76,8 +76,19 @@ class Client:
         self.failures: list[str] = []
 
     def run(self, connections: int, seconds: float) -> None:
-        for _ in range(connections):
-            self.connect()
+        """Fill the latencies, in seconds, until the time is over or something fails."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.selector)
+            stack.callback(self.close_all)
+            for _ in range(connections):
+                self.connect()
+            self.ask(seconds)
+
+    def close_all(self) -> None:
+        for key in list(self.selector.get_map().values()):
+            key.data.client.close()
+
+    def ask(self, seconds: float) -> None:
         clock, select, latencies, answer = time.perf_counter, self.selector.select, self.latencies, self.answer
         request, size, closes = self.request, answer.size, answer.closes
         end = clock() + seconds
@@ -155,8 +166,7 @@ def main(port: str, connections: str, seconds: str) -> None:
     try:
         client = Client(int(port), request)
         started, cpu = time.perf_counter(), time.process_time()
-        with contextlib.closing(client.selector):
-            client.run(int(connections), float(seconds))
+        client.run(int(connections), float(seconds))
         latencies, failures = sorted(client.latencies), client.failures
     except (OSError, ValueError) as error:
         failures = [str(error)]
