@@ -88,6 +88,13 @@ def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> Non
         time.sleep(0.001)
 
 
+def handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 @contextmanager
 def serving(server: Any) -> Iterator[Address]:
     """Run *server*'s ``serve_forever`` in a thread; shut it down and close it at the block's end.

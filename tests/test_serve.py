@@ -284,8 +284,6 @@ def test_port_in_use(place: Path) -> None:
 def test_one_line_says_what_is_wrong(
     place: Path, arguments: list[str], status: int, problem: str, workers: str
 ) -> None:
-    if workers == "2" and arguments[0].startswith(("no_such", "missing.py", "site_app")):
-        pytest.skip("gunicorn's processes load the application, and it says what happens then")
     if not any("--bind" in each for each in arguments):
         arguments = [*arguments, "--bind", "127.0.0.1:0"]
     ended, stderr = fails(place, *arguments, "--workers", workers)
@@ -340,16 +338,25 @@ def test_what_must_be_installed(place: Path, flag: str, package: str, extra: str
     "line", ["raise ValueError('wrong')", "raise OSError(5, 'wrong')", "import no_such_module", "1 +", "raise KeyError"]
 )
 @pytest.mark.parametrize("where", ["module", "factory"])
-def test_errors_of_the_program_are_its_own(place: Path, line: str, where: str) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_errors_of_the_program_are_its_own(place: Path, line: str, where: str, workers: str) -> None:
     if where == "module":
         (place / "broken.py").write_text(f"{line}\n", encoding="utf-8")
     else:
         (place / "broken.py").write_text(f"def make():\n    {line}\n", encoding="utf-8")
-    status, stderr = fails(place, "broken:make()")
+    status, stderr = fails(place, "broken:make()", "--workers", workers)
     assert status == 1
     assert stderr.startswith("Traceback (most recent call last):\n")
+    assert stderr.count("most recent call") == 1
     assert "broken.py" in stderr
     assert "fastwsgi:" not in stderr
+
+
+@pytest.mark.parametrize(("argument", "status", "says"), [("'wrong'", 1, "wrong\n"), ("7", 7, "")])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_program_may_exit(place: Path, argument: str, status: int, says: str, workers: str) -> None:
+    (place / "ending.py").write_text(f"import sys\nsys.exit({argument})\n", encoding="utf-8")
+    assert fails(place, "ending", "--workers", workers) == (status, says)
 
 
 # ---- the environ, and what proxies say -----------------------------------------------------------------

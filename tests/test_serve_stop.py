@@ -13,7 +13,7 @@ import pytest
 
 from event_servers import GET, Client, Reply
 from services import Running, UnixClient, service, site_directory
-from serving import TIMEOUT, wait_until
+from serving import TIMEOUT, handles, wait_until
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="a process can't be looked into")
 
@@ -76,9 +76,9 @@ def flags(request: pytest.FixtureRequest, threads: int, leg: str) -> list[str]:
 
 
 def stop(running: Running, number: int = signal.SIGTERM) -> None:
-    """Send a signal, and wait until the process has taken note."""
+    """Send a signal, and wait until the process has taken note: it leaves a second one to the system."""
     running.signal(number)
-    wait_until(lambda: not _handles(running.process.pid, number))
+    wait_until(lambda: not handles(running.process.pid, number))
 
 
 def stop_meanwhile(running: Running, gate: Gate, threads: int, number: int = signal.SIGTERM) -> None:
@@ -88,13 +88,6 @@ def stop_meanwhile(running: Running, gate: Gate, threads: int, number: int = sig
     if threads > 1:  # one has no time to stop listening meanwhile
         running.wait_until_nobody_listens()
     gate.open()
-
-
-def _handles(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal: ours leaves the second to the system."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
 def ends(client: Client, reply: Reply, body: bytes) -> None:

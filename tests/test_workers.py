@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from event_servers import CERTIFICATE, Client, CutShortError
-from serving import TIMEOUT, Address, exchange, fetch, program_environment, wait_until
+from serving import TIMEOUT, Address, exchange, fetch, handles, program_environment, wait_until
 from workers import Workers, gunicorn, our_workers, site_environment, wait_for_end
 
 if not hasattr(os, "fork"):
@@ -311,7 +311,7 @@ def test_a_unix_socket_that_was_handed_over_is_left_there(tmp_path: Path) -> Non
             env=site_environment(tmp_path),
             text=True,
         )
-        wait_until(lambda: (tmp_path / "notes").exists() and (tmp_path / "notes").read_text().count("created") == 2)
+        wait_until(lambda: (tmp_path / "notes").exists() and (tmp_path / "notes").read_text().count("created") == 3)
         with process, socket.socket(socket.AF_UNIX) as client:
             client.settimeout(TIMEOUT)
             client.connect(str(path))
@@ -352,19 +352,32 @@ def test_usr2_is_refused_and_harms_nobody(tmp_path: Path) -> None:
     with our_workers(tmp_path) as workers:
         workers.signal(signal.SIGUSR2)
         workers.signal(signal.SIGHUP)  # handled after it
-        workers.wait_for("created", count=4)
+        workers.wait_for("created", count=5)
         pid_of(workers.address)
     assert "USR2" in workers.program.stderr
     assert "Traceback" not in workers.program.stderr
 
 
-def test_an_application_that_is_not_there(tmp_path: Path) -> None:
-    args = [sys.executable, "-m", "fastwsgi", "--workers", "2", "--bind", "127.0.0.1:0", "no_such_module_here:app"]
-    finished = subprocess.run(
-        args, env=program_environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False, cwd=tmp_path
-    )
-    assert finished.returncode != 0
-    assert "no_such_module_here" in finished.stderr
+HANGING = """
+import worker_site, time
+worker_site.note("hanging")
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_a_signal_while_the_application_is_loaded_ends_every_process(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    args = [sys.executable, "-m", "fastwsgi", "--workers", "2", "--bind", "127.0.0.1:0", "hanging"]
+    environment = site_environment(tmp_path)
+    with subprocess.Popen(args, stderr=subprocess.PIPE, env=environment, cwd=tmp_path, text=True) as process:
+        notes = tmp_path / "notes"
+        wait_until(lambda: notes.exists() and notes.read_text().endswith("\n") and handles(process.pid, signal.SIGTERM))
+        process.send_signal(number)
+        stderr = process.communicate(timeout=TIMEOUT)[1]
+    wait_for_end(int(notes.read_text().split()[1]))
+    assert process.returncode == 1
+    assert stderr.splitlines()[-1] == f"fastwsgi: the application was not loaded: {signal.strsignal(number)}"
 
 
 WITHOUT_GUNICORN = """

@@ -92,5 +92,5 @@ def our_workers(
     args = ["-m", "fastwsgi", "--workers", str(workers), "--bind", bind, *flags, "worker_site:create()"]
     announcement = r"(?P<port>\d+) workers.* serving on unix:" if "unix:" in bind else r"://127\.0\.0\.1:(?P<port>\d+)/"
     with _program(directory, args, announcement) as program:
-        program.wait_for("created", count=workers)
+        program.wait_for("created", count=1 + workers)  # the first to see whether it can be
         yield program

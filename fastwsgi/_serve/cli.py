@@ -19,7 +19,7 @@ from . import options as _options
 from .load import LoadError, load_application
 from .reload import run_reloading
 from .run import run
-from .workers import MissingExtraError, run_workers
+from .workers import MissingExtraError, run_workers, try_loading
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication
@@ -63,16 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         application = load_application(namespace.application) if namespace.application else demo_app
         return validator(application) if options.validate else application
 
-    if options.reload:
-        serve = partial(run_reloading, given)
-    elif options.workers > 1:
-        serve = partial(run_workers, load, options)
-    else:
-        try:
-            application = load()
-        except LoadError as error:  # what else is raised, is the program's own, and so is its traceback
-            return _complain(error)
-        serve = partial(run, application, options)
+    try:
+        if options.reload:
+            serve = partial(run_reloading, given)
+        elif options.workers > 1:
+            if status := try_loading(load):
+                return status
+            serve = partial(run_workers, load, options)
+        else:
+            serve = partial(run, load(), options)
+    except LoadError as error:  # what else is raised, is the program's own, and so is its traceback
+        return _complain(error)
     try:
         serve()
     except (MissingExtraError, OSError, ValueError) as error:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .load import LoadError
 from .options import Options
 from .run import announce, check, listen
 
@@ -14,6 +17,35 @@ if TYPE_CHECKING:
 
 class MissingExtraError(Exception):
     """What an option needs, isn't installed; the message says how to."""
+
+
+def try_loading(load: Callable[[], WSGIApplication]) -> int:
+    """Load the application in a process of its own, which ends with that; its exit status.
+
+    Returns in this process only: what load() raises, is raised in the other. Raises LoadError if a signal ended that.
+
+    Before gunicorn starts, because it would show a wrong name as an accident, once for each worker, between lines that
+    say that all is well. Not in this process, because HUP is for new code, and not each application survives a fork.
+    """
+    if not hasattr(os, "fork"):
+        return 0  # nor is there gunicorn
+    pid = os.fork()
+    if not pid:
+        load()
+        os._exit(0)  # whatever it has begun; and what it has printed, the workers print, too
+
+    def pass_on(number: int, frame: Any) -> None:
+        os.kill(pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if status < 0:
+        raise LoadError(f"the application was not loaded: {signal.strsignal(-status)}")
+    return status
 
 
 def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
