@@ -230,8 +230,10 @@ def test_nobody_is_waited_for_longer_than_was_said(place: Path, flags: list[str]
 
 
 def test_an_application_is_not_waited_for_longer_than_was_said(place: Path, gate: Gate) -> None:
-    with service(place, "site_app", "--threads=4", "--graceful-timeout=0.2") as running:
-        clients = [Client(running.address) for _ in range(4)]
+    """It hangs in so many threads that a second for each would be more than a program may take here."""
+    many = 2 * int(TIMEOUT)
+    with service(place, "site_app", f"--threads={many}", "--graceful-timeout=0.2") as running:
+        clients = [Client(running.address) for _ in range(many)]
         for client in clients:
             client.send(HELD)
             gate.wait()

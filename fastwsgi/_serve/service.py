@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 SOFTWARE = f"fastwsgi/{__version__}"
 
+# What all threads together have to end in, in seconds, when nobody is waited for any more.
+_LAST = 1.0
+
 _log = logging.getLogger("fastwsgi")
 
 
@@ -270,8 +273,9 @@ class Service:
                     self.loop.accept_all(server)
                     listener.close()
             self.loop.finish(self.options.graceful_timeout, patiently=True, actions=actions)
+            end = monotonic() + _LAST
             for thread in self._threads:
-                thread.join(1.0)
+                thread.join(max(end - monotonic(), 0.0))
         finally:
             self.close()
 
