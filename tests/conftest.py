@@ -1,10 +1,15 @@
-"""The three legs: every test runs on a named implementation, never on whichever happens to be there."""
+"""The three legs: every test runs on a named implementation, never on whichever happens to be there.
+
+And the directories that tests of services and of sockets are in.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -80,3 +85,20 @@ def wsgi(leg: str) -> SimpleNamespace:
         if not (package == "wsgiref" and name == "types" and sys.version_info < (3, 11)):
             modules[name] = importlib.import_module(f"{package}.{name}")
     return SimpleNamespace(package=package, **modules)
+
+
+@pytest.fixture
+def place(leg: str) -> Iterator[Path]:
+    """A directory with the site in it, whose path is short enough for unix sockets."""
+    from services import site_directory  # not before the leg is chosen, because it imports fastwsgi
+
+    with site_directory() as place:
+        yield place
+
+
+@pytest.fixture
+def empty_place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to be in, for unix sockets."""
+    path = tmp_path_factory.mktemp("s")
+    monkeypatch.chdir(path)
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from event_servers import GET, Client, Reply
 from serving import TIMEOUT, Address, fetch, program_environment, wait_until
@@ -57,6 +59,7 @@ def make():
 
 nothing = None
 '''
+ENVIRON = b"GET /environ HTTP/1.1\r\nHost: h\r\n"
 LINE = re.compile(r"fastwsgi (\S+) \(([^)]*)\) serving on (.*)\n")
 
 
@@ -173,6 +176,13 @@ def answer(address: Address, target: str = "/", **headers: str) -> str:
     reply = fetch(address, target, headers={name.replace("_", "-"): value for name, value in headers.items()})
     assert reply.status == 200
     return reply.body.decode()
+
+
+def environ_of(client: Client, *fields: str) -> dict[str, Any]:
+    """What the site sees of a request with these field lines."""
+    client.send(ENVIRON + "".join(f"{each}\r\n" for each in fields).encode("latin-1") + b"\r\n")
+    environ: dict[str, Any] = json.loads(client.reply().body)
+    return environ
 
 
 def over_unix(path: Path | str, request: bytes = GET) -> Reply:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from event_servers import GET, Client, Reply
-from services import Running, UnixClient, service, site_directory
+from services import Running, UnixClient, service
 from serving import TIMEOUT, handles, wait_until
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="a process can't be looked into")
@@ -44,12 +44,6 @@ class Gate:
     def close(self) -> None:
         self.open()
         self.sock.close()
-
-
-@pytest.fixture
-def place(leg: str) -> Iterator[Path]:
-    with site_directory() as place:
-        yield place
 
 
 @pytest.fixture

@@ -1,0 +1,50 @@
+"""Listening sockets for the tests: opened, asked, left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastwsgi._serve.bind import Listener, open_listeners
+
+needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="unix sockets")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that share sockets")
+TIMEOUT = 10.0
+
+
+@contextlib.contextmanager
+def opened(*binds: str, **options: Any) -> Iterator[list[Listener]]:
+    listeners = open_listeners(binds, **{"environ": {}, **options})
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def answers(listener: Listener, address: Any = None) -> bool:
+    """Whether a client that connects to an address is accepted by a listener."""
+    with socket.socket(listener.sock.family) as client:
+        client.settimeout(TIMEOUT)
+        try:
+            client.connect(listener.sock.getsockname() if address is None else address)
+        except OSError:
+            return False
+        listener.sock.settimeout(TIMEOUT)
+        accepted, _ = listener.sock.accept()
+        with accepted:
+            accepted.sendall(b"x")
+            return client.recv(1) == b"x"
+
+
+def left_over(path: Path) -> None:
+    """What a process leaves that died."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
