@@ -285,11 +285,14 @@ class Headers:
         for keyword, value in _params.items():
             name = _check_text(keyword, NAME_FORBIDDEN).replace("_", "-")
             if value is not None and _check_text(value, VALUE_FORBIDDEN):
-                value = value.replace("\\", r"\\").replace('"', r"\"")  # noqa: PLW2901
+                if '"' in value or "\\" in value:
+                    value = value.replace("\\", r"\\").replace('"', r"\"")  # noqa: PLW2901
                 parts.append(f'{name}="{value}"')
             else:
                 parts.append(name)
-        self._headers.append((_check_text(_name, NAME_FORBIDDEN), "; ".join(parts)))
+        if not (type(_name) is str and _name in _clean_names):
+            _check_text(_name, NAME_FORBIDDEN)
+        self._headers.append((_name, "; ".join(parts)))
 
 
 class FileWrapper:

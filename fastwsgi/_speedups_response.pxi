@@ -311,6 +311,16 @@ cdef inline bint missing(object headers, object name, Py_ssize_t index) noexcept
     return index == PyList_GET_SIZE(headers) and no_control(octets(name), PyUnicode_GET_LENGTH(name))
 
 
+cdef inline bint is_plain_parameter(object name, object value) noexcept:
+    """Whether a MIME parameter has a value in which nothing is to be quoted; what it's checked for beyond is left."""
+    return (
+        is_latin1(name) and no_control(octets(name), PyUnicode_GET_LENGTH(name))
+        and is_latin1(value) and PyUnicode_GET_LENGTH(value) > 0
+        and memchr(octets(value), 34, PyUnicode_GET_LENGTH(value)) == NULL
+        and memchr(octets(value), 92, PyUnicode_GET_LENGTH(value)) == NULL
+    )
+
+
 PureHeaders = _fallback.Headers
 
 
@@ -426,6 +436,18 @@ cdef class Headers:
         return PureHeaders.setdefault(self, name, value)
 
     def add_header(self, _name, _value, **_params):
+        cdef Py_ssize_t size = 0
+        if type(self) is Headers and type(self._headers) is list and is_latin1(_value):
+            value = _value
+            for keyword, parameter in _params.items():
+                if not is_plain_parameter(keyword, parameter):
+                    break
+                value = f'{value}; {keyword.replace("_", "-")}="{parameter}"'
+            else:
+                pair = (_name, value)
+                if clean_pair(pair, &size):
+                    (<list>self._headers).append(pair)
+                    return
         PureHeaders.add_header(self, _name, _value, **_params)
 
     # Pickles and copies look like the pure twin's: its attributes, _headers among them.

@@ -278,11 +278,13 @@ class BaseHandler:
         self.cleanup_headers()
         has_head = not self.origin_server or self.client_is_modern()
         if has_head:
-            bytes(self.headers)  # type: ignore[arg-type]  # raises before anything is sent, if it must
+            fields = bytes(self.headers)  # type: ignore[arg-type]  # raises before anything is sent, if it must
         self.headers_sent = True
         if has_head:
             self.send_preamble()
-            self._write(bytes(self.headers))  # type: ignore[arg-type]
+            if getattr(self.send_preamble, "__func__", None) is not BaseHandler.send_preamble:
+                fields = bytes(self.headers)  # type: ignore[arg-type]  # another one may have set some
+            self._write(fields)
 
     def result_is_file(self) -> bool:
         """Whether the application returned a ``wsgi_file_wrapper``."""
