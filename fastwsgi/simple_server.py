@@ -61,6 +61,8 @@ SETTINGS = Settings()
 
 _log = logging.getLogger(__name__)
 _log_date: tuple[int, str] = (-1, "")
+_STOCK_LOG_MESSAGE = BaseHTTPRequestHandler.log_message
+_LOG_IS_PLAIN = not hasattr(http.server, "_colorize")  # from 3.15 it may be in colours
 
 _ForkingMixIn: Any = getattr(socketserver, "ForkingMixIn", ())  # POSIX only
 
@@ -246,6 +248,15 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         """The client's address for the log, "-" where it has none (a unix socket)."""
         return self._client()[0] or "-"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+        """Write a line of the log to stderr: the client, the time, and ``format % args``."""
+        if _LOG_IS_PLAIN and BaseHTTPRequestHandler.log_message is _STOCK_LOG_MESSAGE:
+            message = format % args
+            if message.isprintable() and "\\" not in message:  # else something in it is escaped
+                sys.stderr.write(f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n")
+                return
+        super().log_message(format, *args)
 
     def log_date_time_string(self) -> str:
         """The local time, as the log has it; made once a second."""
@@ -473,6 +484,7 @@ _STOCK_APP = stock(WSGIServer, ["get_app"])
 _STOCK_HANDLER = stock(WSGIRequestHandler, HANDLER_HOOKS)
 _STOCK_ENVIRON = stock(WSGIRequestHandler, ENVIRON_HOOKS)
 _STOCK_LOG = stock(WSGIRequestHandler, LOG_HOOKS)
+_STOCK_BASE_LOG = stock(BaseHTTPRequestHandler, ["log_message"])
 _STOCK_RESPONSE = methods(ServerHandler)
 _StockServerHandler = ServerHandler
 
@@ -532,10 +544,16 @@ def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -
         listens_again=not overridden(type(server), _STOCK_LISTENING, server),
         has_app_hook=bool(overridden(type(server), _STOCK_APP, server)),
         has_environ_hooks=bool(overridden(handler_class, _STOCK_ENVIRON)),
-        has_log_hooks=bool(overridden(handler_class, _STOCK_LOG)) or _log_is_coloured(),
+        has_log_hooks=_has_log_hooks(handler_class),
         threads=threads,
     )
     return _Inside(inside, loop)
+
+
+def _has_log_hooks(handler_class: type) -> bool:
+    """Whether log lines aren't what our handler makes of them."""
+    patched = overridden(handler_class, _STOCK_LOG) or overridden(BaseHTTPRequestHandler, _STOCK_BASE_LOG)
+    return bool(patched) or _log_is_coloured()
 
 
 def _log_is_coloured() -> bool:

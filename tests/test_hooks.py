@@ -691,6 +691,37 @@ def test_a_hook_that_raises(
 
 
 @pytest.mark.shared
+def test_a_log_method_patched_in_http_server(
+    wsgi: SimpleNamespace, make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Programs that silence every handler of the process do it there."""
+    lines: list[str] = []
+    monkeypatch.setattr(
+        http.server.BaseHTTPRequestHandler, "log_message", lambda self, text, *args: lines.append(text % args)
+    )
+    with serving(make(handler=wsgi.simple_server.WSGIRequestHandler)) as address:
+        assert exchange(address, GET).endswith(b"Hello, world!")
+        assert exchange(address, GET).endswith(b"Hello, world!")
+    assert lines == ['"GET /a?b HTTP/1.0" 200 13'] * 2
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("target", ["/", "/a\\b", "/\xe9"])
+def test_the_log_escapes_what_is_not_printable(
+    wsgi: SimpleNamespace, make: Any, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Handler(wsgi.simple_server.WSGIRequestHandler):  # type: ignore[name-defined, misc]
+        def log_request(self, code: Any = "-", size: Any = "-") -> None:
+            self.log_message("%s\t%s\x9b", target, code)
+
+    with serving(make(handler=Handler)) as address:
+        assert exchange(address, GET).endswith(b"Hello, world!")
+    escaped = target.replace("\\", "\\\\")
+    assert capsys.readouterr().err.endswith(f"] {escaped}\\x09200\\x9b\n")
+
+
+@pytest.mark.shared
 @pytest.mark.parametrize("name", ["log_request", "log_message", "log_date_time_string"])
 def test_a_log_hook_that_raises(
     wsgi: SimpleNamespace, make: Any, name: str, capsys: pytest.CaptureFixture[str]
