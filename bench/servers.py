@@ -229,9 +229,8 @@ def has_version(name: str, report: Report) -> bool:
 
 
 def settings(options: argparse.Namespace) -> dict[str, object]:
-    pinned = "not pinned to cores" if len(load.cores) < 2 else "servers on one core, wrk on another"
     rounds = f"{options.rounds} rounds of {options.seconds:g} s"
-    return {"servers": f"{rounds}, {load.CONNECTIONS} connections, {pinned}", "client": "wrk"}
+    return {"servers": f"{rounds}, {load.CONNECTIONS} connections, {load.how_pinned()}", "client": "wrk"}
 
 
 if __name__ == "__main__":

@@ -117,11 +117,10 @@ class Wanted:
 
 
 def settings(effort: Effort) -> dict[str, Any]:
-    pinned = "servers on one core, clients on another" if len(load.cores) > 1 else "not pinned to cores"
     rounds = f"{effort.server_rounds} rounds of {effort.server_seconds:g} s"
     return {
         "hot paths": f"{effort.hot_rounds} rounds of {effort.hot_seconds * 1000:g} ms",
-        "servers": f"{rounds}, {load.CONNECTIONS} connections, {pinned}",
+        "servers": f"{rounds}, {load.CONNECTIONS} connections, {load.how_pinned()}",
         "client": load.client_name(),
     }
 
@@ -135,6 +134,8 @@ def measure_all(report: Report, wanted: Wanted, effort: Effort) -> None:
             report.left_out[name] = "not built"
         else:
             implementations[name] = modules
+    if wanted.servers and load.client_name() != "wrk":
+        report.left_out["targets of requests/s"] = "they need wrk: our own client is slower than the server"
     here = [name for name in ALL_SERVERS if name.split(",")[0] in implementations]
     runs = {group: [name for name in names if name in here] for group, names in wanted.servers.items()}
     steps = len(wanted.works) + effort.server_rounds * sum(map(len, runs.values()))
@@ -151,7 +152,7 @@ def measure_all(report: Report, wanted: Wanted, effort: Effort) -> None:
             report.rows += rows
             report.failures += failures
     works = set(wanted.works)
-    all_targets = [*hot_paths.TARGETS, *servers.targets()]
+    all_targets = [*hot_paths.TARGETS, *(servers.TARGETS if load.client_name() == "wrk" else [])]
     report.targets = [
         each for each in all_targets if each.implementation in here and (each.group in runs or each.name in works)
     ]

@@ -1,5 +1,4 @@
-"""Load on a server: by wrk where there is one, else by our own client; in a process and, if there are two, on a
-core of its own."""
+"""Load on a server, from another process: by wrk where there is one, else by our own client."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from .results import FailureError
 from .workloads import TARGET, Workload
 
 CONNECTIONS = 32
-#: The cores that servers (the last) and clients (the first) are pinned to; empty: they aren't pinned.
+#: The cores that servers (the last) and wrk (the first) are pinned to; empty: they aren't pinned.
 cores: list[int] = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 # wrk adds to its latencies those of the requests that it would have sent if no answer had been late. Here that is
@@ -80,15 +79,24 @@ def client_name() -> str:
     return "wrk" if shutil.which("wrk") else "the built-in client"
 
 
+def how_pinned() -> str:
+    if len(cores) < 2:
+        return "not pinned to cores"
+    return "servers on one core, wrk on another" if client_name() == "wrk" else "servers and clients on one core"
+
+
 def run_load(workload: Workload, port: int, seconds: float, *, exact: bool = False, by: str = "") -> Load:
     """Ask for *seconds* over 32 connections; raise FailureError if a request fails or an answer is wrong.
 
     exact: find out the exact p99 too, which takes wrk some seconds more. by: a client_name().
     """
-    pin(0)
     try:
         if (by or client_name()) == "wrk":
+            pin(0)
             return load_by_wrk(workload, port, seconds, exact)
+        # Slower than the server, which would wake up for each request if it had a core of its own: on one core they
+        # take turns, with many requests in each, and the server's time for a request is nearly that under full load.
+        pin(-1)
         return load_by_client(workload, port, seconds)
     except (OSError, subprocess.SubprocessError) as error:
         raise FailureError(f"the client or the server ended: {error}") from error
