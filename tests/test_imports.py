@@ -42,9 +42,16 @@ ALLOWED: dict[str, set[str]] = {
     "bench.*": {"__init__", "_backend", "_version", "bench.*"},
 }
 
-# What isn't needed but for what an extra is for.
-EXTRAS = {"gunicorn": {"gunicorn"}, "_serve.workers": {"gunicorn"}, "_serve.reload": {"watchfiles"},
-          "bench.chart": {"matplotlib"}, "bench.cli": {"matplotlib"}, "bench.progress": {"rich"}}  # fmt: skip
+# What isn't needed but for what an extra is for, or by type checkers, which bring it along.
+EXTRAS = {
+    "gunicorn": {"gunicorn"},
+    "_serve.workers": {"gunicorn"},
+    "_serve.reload": {"watchfiles"},
+    "bench.chart": {"matplotlib"},
+    "bench.cli": {"matplotlib"},
+    "bench.progress": {"rich"},
+    "__init__": {"typing_extensions"},
+}
 
 
 def module_name(path: Path) -> str:
@@ -154,7 +161,7 @@ def test_every_file_is_on_contributings_map() -> None:
     files = {
         path.relative_to(root).as_posix()
         for folder in ("fastwsgi", "tests", "bench", "examples")
-        for pattern in ("*.py", "*.pyx", "*.pxi")
+        for pattern in ("*.py", "*.pyi", "*.pyx", "*.pxi")
         for path in (root / folder).rglob(pattern)
     }
     text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import ast
 import dataclasses
+import inspect
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 
+import fastwsgi
+from fastwsgi._serve.keywords import Keywords
 from fastwsgi._serve.options import (
     GROUPS,
     OPTIONS,
@@ -95,6 +99,24 @@ def test_each_option_knows_what_the_generated_ways_need(name: str) -> None:
     assert option.metadata["group"] in GROUPS
     assert option.metadata["meaning"].endswith(".")
     assert (name in NUMBERS) == (type(option.default) in (int, float))
+
+
+def test_serves_keywords_are_typed_as_the_options_that_they_are() -> None:
+    hints = get_type_hints(Options)
+    expected: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        if hints[name] == tuple[str, ...]:
+            expected[name] = str | Sequence[str] | None
+        elif option.metadata["unit"] == "file":
+            expected[name] = str | os.PathLike[str] | None
+        else:
+            expected[name] = hints[name] | None
+    named = set(inspect.signature(fastwsgi.serve).parameters) - {"app", "options"}
+    assert named == {"bind", "threads"}
+    for name in (*named, "reload"):  # the last is refused, as it is the command line's
+        del expected[name]
+    assert get_type_hints(Keywords) == expected
+    assert not Keywords.__required_keys__
 
 
 def test_flags_are_as_many_as_options() -> None:
