@@ -12,7 +12,7 @@ import select
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import unquote
 
 from ._grammar import (
@@ -30,6 +30,9 @@ from ._grammar import (
     environ_key,
     split_target,
 )
+
+if TYPE_CHECKING:
+    from .types import _Readable
 
 # ---- response: dates, names, status, fields ---------------------------------------------------------
 
@@ -306,19 +309,19 @@ class FileWrapper:
 
     close: Callable[[], None]
 
-    def __init__(self, filelike: Any, blksize: int = 8192) -> None:
-        self.filelike = filelike
+    def __init__(self, filelike: _Readable, blksize: int = 8192) -> None:
+        self.filelike: Any = filelike
         self.blksize = blksize
         if hasattr(filelike, "close"):
-            self.close = filelike.close
+            self.close = filelike.close  # pyright: ignore[reportAttributeAccessIssue]
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: Any) -> bytes:
         warnings.warn(
             "FileWrapper's __getitem__ method ignores 'key' parameter. Use iterator protocol instead.",
             DeprecationWarning,
             stacklevel=2,
         )
-        data = self.filelike.read(self.blksize)
+        data: bytes = self.filelike.read(self.blksize)
         if data:
             return data
         raise IndexError
@@ -326,8 +329,8 @@ class FileWrapper:
     def __iter__(self) -> FileWrapper:
         return self
 
-    def __next__(self) -> Any:
-        data = self.filelike.read(self.blksize)
+    def __next__(self) -> bytes:
+        data: bytes = self.filelike.read(self.blksize)
         if data:
             return data
         raise StopIteration

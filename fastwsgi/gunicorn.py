@@ -78,7 +78,7 @@ class _AccessLog:
     def stamp(self) -> str:
         return ""
 
-    def write(self, text: str) -> None:
+    def write(self, lines: str) -> None:
         """Nothing comes here: each request is logged by itself."""
 
     def reopen(self) -> None:
@@ -99,11 +99,12 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
     def run(self) -> None:
         options = self._options()
         context = gunicorn.sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
-        sockets = [each.sock for each in self.sockets]
+        theirs: list[Any] = self.sockets
+        sockets = [each.sock for each in theirs]
         listeners = [_Listener(sock if context is None else speaking_tls(sock, context)) for sock in sockets]
         # Of the options a process of our own command line has a log, else gunicorn's, if it is to have one.
         log = _AccessLog(self.log) if options.access_log is None and self._has_access_log() else None
-        application = self.wsgi if options.threads > 1 else self._answer
+        application: Any = self.wsgi if options.threads > 1 else self._answer
         self._service = service = Service(
             application, options, listeners, multiprocess=self.cfg.workers > 1, access_log=log
         )

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._backend import check_fields, check_status, current_date, format_preamble, run_stock
 from ._backend import format_date_time as format_date_time  # noqa: PLC0414 - wsgiref.handlers has the name
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .types import ErrorStream, InputStream, StartResponse, WSGIApplication, WSGIEnvironment
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+    class _Output(Protocol):
+        def write(self, data: bytes, /) -> object: ...
+        def flush(self) -> object: ...
 
 __all__ = ["BaseCGIHandler", "BaseHandler", "CGIHandler", "IISCGIHandler", "SimpleHandler", "read_environ"]
 
@@ -102,7 +106,8 @@ class BaseHandler:
     #: Under every request's own variables; shared, so treat it as read-only.
     os_environ: MutableMapping[str, str] = read_environ()
 
-    wsgi_file_wrapper: Callable[..., Iterable[bytes]] | None = FileWrapper
+    #: The class of ``wsgi.file_wrapper``; None: there is none.
+    wsgi_file_wrapper: type[FileWrapper] | None = FileWrapper
     headers_class: type[Headers] = Headers
 
     #: How many frames of a traceback are logged; None: all.
@@ -289,7 +294,7 @@ class BaseHandler:
     def result_is_file(self) -> bool:
         """Whether the application returned a ``wsgi_file_wrapper``."""
         wrapper = self.wsgi_file_wrapper
-        return wrapper is not None and isinstance(self.result, wrapper)  # type: ignore[arg-type]
+        return wrapper is not None and isinstance(self.result, wrapper)
 
     def client_is_modern(self) -> bool:
         """Whether the client takes a status line and headers: anything after HTTP/0.9."""
@@ -314,7 +319,7 @@ class BaseHandler:
             self.result = self.error_output(self.environ, self.start_response)
             self.finish_response()
 
-    def error_output(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def error_output(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
         """A WSGI application that answers an error, without telling the client what it was."""
         start_response(self.error_status, self.error_headers[:], sys.exc_info())
         return [self.error_body]
@@ -349,25 +354,25 @@ class SimpleHandler(BaseHandler):
 
     def __init__(
         self,
-        stdin: Any,
-        stdout: Any,
-        stderr: Any,
+        stdin: InputStream,
+        stdout: _Output,
+        stderr: ErrorStream,
         environ: MutableMapping[str, Any],
         multithread: bool = True,
         multiprocess: bool = False,
     ) -> None:
         self.stdin = stdin
-        self.stdout = stdout
+        self.stdout: Any = stdout
         self.stderr = stderr
         self.base_env = environ
         self.wsgi_multithread = multithread
         self.wsgi_multiprocess = multiprocess
 
     def get_stdin(self) -> InputStream:
-        return self.stdin  # type: ignore[no-any-return]
+        return self.stdin
 
     def get_stderr(self) -> ErrorStream:
-        return self.stderr  # type: ignore[no-any-return]
+        return self.stderr
 
     def add_cgi_vars(self) -> None:
         self.environ.update(self.base_env)

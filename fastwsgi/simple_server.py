@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from ._backend import RequestHead, build_environ, parse_head, parse_request_line
 from ._grammar import BadRequest
@@ -53,9 +53,9 @@ __all__ = ["WSGIRequestHandler", "WSGIServer", "demo_app", "explain", "make_serv
 _VERSION = "0.2"
 
 # Scripts and tests compare the Server line, so it reads as the standard library's on each Python.
-server_version = "WSGIServer" if sys.version_info >= (3, 15) else f"WSGIServer/{_VERSION}"
-sys_version = f"{platform.python_implementation()}/{platform.python_version()}"
-software_version = f"{server_version} {sys_version}"
+server_version: str = "WSGIServer" if sys.version_info >= (3, 15) else f"WSGIServer/{_VERSION}"
+sys_version: str = f"{platform.python_implementation()}/{platform.python_version()}"
+software_version: str = f"{server_version} {sys_version}"
 
 SETTINGS = Settings()
 
@@ -70,7 +70,7 @@ _ForkingMixIn: Any = getattr(socketserver, "ForkingMixIn", ())  # POSIX only
 class ServerHandler(SimpleHandler):
     """Runs the application for a request handler, and has it log the answer."""
 
-    server_software = software_version
+    server_software: str = software_version  # pyright: ignore[reportIncompatibleVariableOverride]
     request_handler: WSGIRequestHandler
 
     def close(self) -> None:
@@ -90,6 +90,9 @@ class WSGIServer(HTTPServer):
 
     application: WSGIApplication | None = None
     base_environ: WSGIEnvironment
+    address_family: int
+    server_name: str
+    server_port: int
     #: Limits and timeouts; read when serving starts.
     settings: Settings = SETTINGS
 
@@ -101,7 +104,8 @@ class WSGIServer(HTTPServer):
         RequestHandlerClass: Callable[..., Any],  # noqa: N803 - socketserver's name
         bind_and_activate: bool = True,
     ) -> None:
-        host = server_address[0] if isinstance(server_address, tuple) else None
+        address: Any = server_address  # of another family perhaps, in a subclass
+        host = address[0] if isinstance(address, tuple) else None
         if self.address_family == socket.AF_INET and isinstance(host, str) and ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__(server_address, RequestHandlerClass, bind_and_activate)
@@ -212,8 +216,13 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     request: the socket; client_address: (host, port, ...); server: the WSGIServer.
     """
 
-    server_version = server_version
+    server_version: str = server_version
     raw_requestline: bytes
+    requestline: str
+    command: str
+    path: str
+    request_version: str
+    close_connection: bool
 
     _head: RequestHead | None = None
     _message: Message | None = None
@@ -228,9 +237,10 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         if self._message is None:
             if self._head is None:
                 raise AttributeError("headers")
-            self._message = self.MessageClass()
+            message: Message = self.MessageClass()
             for name, value in self._head.fields:
-                self._message[name] = value
+                message[name] = value
+            self._message = message
         return self._message
 
     @headers.setter
@@ -238,7 +248,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         self._message = message
 
     @headers.deleter
-    def headers(self) -> None:
+    def headers(self) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
         self._message = self._head = None
 
     @property
@@ -458,13 +468,25 @@ def demo_app(environ: WSGIEnvironment, start_response: StartResponse) -> list[by
 _Server = TypeVar("_Server", bound=WSGIServer)
 
 
+@overload
+def make_server(
+    host: str, port: int, app: WSGIApplication, *, handler_class: type[WSGIRequestHandler] = ...
+) -> WSGIServer: ...
+@overload
 def make_server(
     host: str,
     port: int,
     app: WSGIApplication,
-    server_class: type[_Server] = WSGIServer,  # type: ignore[assignment]
+    server_class: type[_Server],
+    handler_class: type[WSGIRequestHandler] = ...,
+) -> _Server: ...
+def make_server(
+    host: str,
+    port: int,
+    app: WSGIApplication,
+    server_class: type[WSGIServer] = WSGIServer,
     handler_class: type[WSGIRequestHandler] = WSGIRequestHandler,
-) -> _Server:
+) -> WSGIServer:
     """Make a server that listens and has its application.
 
     host: str, "" for all interfaces; port: int, 0 for a free one (``server.server_port`` tells which);

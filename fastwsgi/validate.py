@@ -21,9 +21,9 @@ from .types import ErrorStream, InputStream, WSGIApplication
 __all__ = ["validator"]
 
 #: A header name must match this one. Narrower than a token of RFC 9110 section 5.6.2.
-header_re = re.compile(r"^[a-zA-Z][a-zA-Z0-9\-_]*$")
+header_re: re.Pattern[str] = re.compile(r"^[a-zA-Z][a-zA-Z0-9\-_]*$")
 #: A header value must have none of these: PEP 3333 forbids every control character.
-bad_header_value_re = re.compile(r"[\000-\037]")
+bad_header_value_re: re.Pattern[str] = re.compile(r"[\000-\037]")
 
 _REQUIRED_KEYS = (
     "REQUEST_METHOD",
@@ -205,7 +205,9 @@ class IteratorWrapper:
     """
 
     # So until __init__ is through: there is nothing to close while there is no iterator.
-    closed = True
+    closed: bool = True
+    iterator: Iterator[bytes]
+    check_start_response: object
 
     def __init__(self, wsgi_iterator: Iterable[bytes], check_start_response: object) -> None:
         self.original_iterator = wsgi_iterator
@@ -235,7 +237,7 @@ class IteratorWrapper:
         """Close the application's iterator, if it can be closed."""
         self.closed = True
         if hasattr(self.original_iterator, "close"):
-            self.original_iterator.close()
+            self.original_iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
 
     def __del__(self) -> None:
         if not self.closed:

@@ -15,8 +15,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from differences import DIFFERENCES
-
-MODULES = ("util", "headers", "handlers", "simple_server", "validate", "types")
+from surface import MODULES
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,12 +1,10 @@
-"""Our public surface against the standard library's and typeshed's: names, signatures, classes, values.
+"""Our public surface against the standard library's: names, signatures, classes, values.
 
-The standard library's names come from the running interpreter; what only newer ones have is listed in
-NEWER. typeshed's stubs are read as text, for the newest Python that we support.
+Its names come from the running interpreter; what only newer ones have is listed in NEWER.
 """
 
 from __future__ import annotations
 
-import ast
 import copy
 import http.server
 import importlib
@@ -19,14 +17,12 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import FunctionType, GenericAlias, ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-MODULES = ("util", "headers", "handlers", "simple_server", "validate", "types")
-NEWEST = (3, 15)
+from surface import MODULES, OPERATORS, comparable, look_up, ours, parameters, positional_range
 
 # Names that the running interpreter may lack because only newer ones have them; we have them everywhere.
 # (The value: in which version they came, or None where bugfix releases got them too.)
@@ -53,12 +49,6 @@ INCIDENTAL = {
     "types": {"Any", "Callable", "Iterable", "Iterator", "Protocol", "TracebackType", "TypeAlias"},
 }
 
-# Called by syntax, with positional arguments: only how many they take counts.
-OPERATORS = {
-    "__bytes__", "__call__", "__contains__", "__del__", "__delitem__", "__getitem__", "__init__", "__iter__",
-    "__len__", "__next__", "__repr__", "__setitem__", "__str__",
-}  # fmt: skip
-
 # Signatures that CPython itself has changed, on which we follow the newest.
 CHANGED = {
     "headers.Headers._convert_string_type": [
@@ -73,18 +63,6 @@ def stdlib(module: str) -> ModuleType | None:
     """wsgiref's own module, or None where it has none of the name."""
     name = f"wsgiref.{module}"
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
-
-
-def ours(module: str) -> ModuleType:
-    return importlib.import_module(f"fastwsgi.{module}")
-
-
-def look_up(dotted: str, package: Callable[[str], Any]) -> Any:
-    module, *names = dotted.split(".")
-    value = package(module)
-    for name in names:
-        value = getattr(value, name)
-    return value
 
 
 def public_names() -> Iterator[str]:
@@ -120,30 +98,6 @@ def members(dotted: str) -> Iterator[str]:
 MEMBERS = [member for dotted in CLASSES if dotted not in PROTOCOLS for member in members(dotted)]
 METHODS = [member for member in MEMBERS if isinstance(look_up(member, stdlib), FunctionType)]
 VALUES = [member for member in MEMBERS if member not in METHODS]
-
-
-def comparable(value: object) -> object:
-    """A default or an attribute in a form that is equal on both sides: our class for a class of theirs."""
-    if isinstance(value, GenericAlias | type(Callable[[], None])):  # of our classes or theirs
-        return repr(value).replace("wsgiref.", "").replace("fastwsgi.", "")
-    return value.__qualname__ if inspect.isclass(value) else value
-
-
-def parameters(function: Callable[..., Any]) -> list[tuple[str, str, object]]:
-    return [
-        (parameter.name, parameter.kind.name, comparable(parameter.default))
-        for parameter in inspect.signature(function).parameters.values()
-    ]
-
-
-def positional_range(function: Callable[..., Any]) -> tuple[int, float]:
-    """How many positional arguments the function takes, at least and at most."""
-    if function.__name__ == "__next__" and not isinstance(function, FunctionType):
-        return 1, 1  # the one slot for which a compiled class has no signature to read
-    found = inspect.signature(function).parameters.values()
-    positional = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in positional if p.default is p.empty]
-    return len(required), float("inf") if any(p.kind is p.VAR_POSITIONAL for p in found) else len(positional)
 
 
 def test_the_comparison_sees_the_whole_surface() -> None:
@@ -326,179 +280,3 @@ def test_headers_can_be_copied_and_pickled(wsgi: SimpleNamespace) -> None:
     shallow = copy.copy(headers)
     shallow["A"] = "c"
     assert headers["A"] == "c"  # one list, as for any instance of Python
-
-
-# ---- typeshed ------------------------------------------------------------------------------------------
-
-# Where the stubs promise what CPython doesn't do; there we are CPython.
-STUB_ERRORS = {
-    "validate.InputWrapper.read": "CPython takes *args, and checks their number",
-    "validate.InputWrapper.readline": "CPython takes *args",
-    "validate.InputWrapper.readlines": "CPython takes *args",
-}
-
-
-def stub_path(module: str) -> Path:
-    spec = importlib.util.find_spec("mypy")
-    assert spec is not None, "mypy carries the stubs: it is in the test group of pyproject.toml"
-    return Path(str(spec.origin)).parent / "typeshed" / "stdlib" / "wsgiref" / f"{module}.pyi"
-
-
-def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements that hold for the newest version: ``if sys.version_info`` branches are followed."""
-    for node in body:
-        if isinstance(node, ast.If):
-            known = {"sys": SimpleNamespace(version_info=NEWEST, platform=sys.platform)}
-            holds = eval(compile(ast.Expression(node.test), "stub", "eval"), known)
-            yield from statements(node.body if holds else node.orelse)
-        else:
-            yield node
-
-
-class Stub:
-    """What a stub file promises, by dotted name."""
-
-    def __init__(self) -> None:
-        self.values: list[str] = []
-        self.functions: list[tuple[str, ast.FunctionDef, bool]] = []
-        self.classes: dict[str, list[str]] = {}
-        self.exported: dict[str, list[str]] = {}
-        for module in MODULES:
-            tree = ast.parse(stub_path(module).read_text(encoding="utf-8"))
-            self.read(module, tree.body, module)
-
-    def read(self, prefix: str, body: list[ast.stmt], module: str) -> None:
-        for node in statements(body):
-            if isinstance(node, ast.Assign | ast.AugAssign):
-                target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-                if isinstance(target, ast.Name) and target.id == "__all__":
-                    self.exported.setdefault(module, []).extend(ast.literal_eval(node.value))
-            elif isinstance(node, ast.AnnAssign):
-                assert isinstance(node.target, ast.Name)
-                if not node.target.id.startswith("_"):
-                    self.values.append(f"{prefix}.{node.target.id}")
-            elif isinstance(node, ast.FunctionDef):
-                overloaded = any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list)
-                self.functions.append((f"{prefix}.{node.name}", node, overloaded))
-            elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                dotted = f"{prefix}.{node.name}"
-                self.classes[dotted] = [ast.unparse(base) for base in node.bases]
-                self.read(dotted, node.body, module)
-
-
-STUB = Stub()
-
-
-def test_the_stubs_were_read() -> None:
-    assert len(STUB.functions) >= 80
-    assert len(STUB.classes) >= 18
-    assert "util.is_hop_by_hop" in [dotted for dotted, _, _ in STUB.functions]
-    assert "is_hop_by_hop" in STUB.exported["util"]
-    # The branch for the newest Python was taken, not the one for older ones.
-    assert "util.FileWrapper.__getitem__" not in [dotted for dotted, _, _ in STUB.functions]
-
-
-def instances() -> dict[str, Any]:
-    """One instance of each class whose stub declares attributes that are set on instances."""
-    util, handlers, simple_server, validate = map(ours, ("util", "handlers", "simple_server", "validate"))
-    streams = (io.BytesIO(), io.BytesIO(), io.StringIO())
-    with simple_server.make_server("127.0.0.1", 0, simple_server.demo_app) as server:
-        return {
-            "util.FileWrapper": util.FileWrapper(io.BytesIO()),
-            "handlers.SimpleHandler": handlers.SimpleHandler(*streams, {}),
-            "simple_server.WSGIServer": server,
-            "validate.InputWrapper": validate.InputWrapper(io.BytesIO()),
-            "validate.ErrorWrapper": validate.ErrorWrapper(io.StringIO()),
-            "validate.WriteWrapper": validate.WriteWrapper(io.BytesIO().write),
-            "validate.PartialIteratorWrapper": validate.PartialIteratorWrapper(iter(())),
-        }
-
-
-@pytest.mark.parametrize("dotted", STUB.values)
-def test_stub_attribute(dotted: str) -> None:
-    owner, _, name = dotted.rpartition(".")
-    if owner == "validate.IteratorWrapper":
-        wrapper = ours("validate").IteratorWrapper(iter(()), None)
-        assert hasattr(wrapper, name)
-        wrapper.close()
-    elif owner in instances():
-        assert hasattr(instances()[owner], name)
-    else:
-        assert hasattr(look_up(owner, ours), name)
-
-
-@pytest.mark.parametrize("dotted", STUB.classes)
-def test_stub_class(dotted: str) -> None:
-    found = look_up(dotted, ours)
-    assert inspect.isclass(found)
-    namespace = {**vars(http.server), **vars(ours(dotted.partition(".")[0])), "Warning": Warning}
-    for base in STUB.classes[dotted]:
-        if base == "Protocol":
-            assert found._is_protocol
-        else:
-            assert issubclass(found, namespace[base])
-
-
-@pytest.mark.parametrize("module", STUB.exported)
-def test_stub_exports(module: str) -> None:
-    assert set(STUB.exported[module]) <= set(ours(module).__all__)
-
-
-KINDS = inspect.Parameter
-
-
-def stub_parameters(node: ast.FunctionDef) -> list[inspect.Parameter]:
-    arguments = node.args
-    found = []
-    positional = arguments.posonlyargs + arguments.args
-    defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
-    for index, (argument, default) in enumerate(zip(positional, defaults, strict=True)):
-        kind = KINDS.POSITIONAL_ONLY if index < len(arguments.posonlyargs) else KINDS.POSITIONAL_OR_KEYWORD
-        found.append(KINDS(argument.arg, kind, default=stub_default(default)))
-    if arguments.vararg:
-        found.append(KINDS(arguments.vararg.arg, KINDS.VAR_POSITIONAL))
-    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        found.append(KINDS(argument.arg, KINDS.KEYWORD_ONLY, default=stub_default(default)))
-    if arguments.kwarg:
-        found.append(KINDS(arguments.kwarg.arg, KINDS.VAR_KEYWORD))
-    return found
-
-
-def stub_default(node: ast.expr | None) -> object:
-    """The value in the stub; ``...``, which stands for any default, as it is."""
-    return KINDS.empty if node is None else ast.literal_eval(node)
-
-
-@pytest.mark.parametrize(
-    ("dotted", "node", "overloaded"),
-    [pytest.param(*promise, id=f"{promise[0]}:{promise[1].lineno}") for promise in STUB.functions],
-)
-def test_stub_signature(dotted: str, node: ast.FunctionDef, overloaded: bool) -> None:
-    owner, _, name = dotted.rpartition(".")
-    promised = stub_parameters(node)
-    found = look_up(owner if name == "__init__" else dotted, ours)
-    if dotted in STUB_ERRORS:
-        assert [kind for _, kind, _ in parameters(found)] == ["POSITIONAL_OR_KEYWORD", "VAR_POSITIONAL"]
-        return
-    if name == "__init__":
-        promised = promised[1:]
-    elif name in OPERATORS:
-        required = [parameter for parameter in promised if parameter.default is KINDS.empty]
-        assert positional_range(found) == (len(required), len(promised))
-        return
-    signature = inspect.signature(found)
-    if overloaded:  # a way to call it, not the whole signature
-        assert [p.name for p in promised if p.name not in signature.parameters] == []
-        for parameter in promised:
-            actual = signature.parameters[parameter.name]
-            assert actual.kind in (parameter.kind, KINDS.POSITIONAL_OR_KEYWORD)
-        required = [p.name for p in signature.parameters.values() if p.default is p.empty]
-        assert set(required) <= {p.name for p in promised}
-        return
-    assert [(p.name, p.kind) for p in signature.parameters.values()] == [(p.name, p.kind) for p in promised]
-    for parameter in promised:
-        actual = signature.parameters[parameter.name]
-        if parameter.default is ...:
-            assert actual.default is not KINDS.empty
-        else:
-            assert actual.default == parameter.default

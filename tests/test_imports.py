@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "_version": set(),
     "_server": set(),
     "_server.settings": set(),
-    "_fallback": {"_grammar"},
+    "_fallback": {"_grammar", "types"},
     "_speedups": {"_grammar", "_fallback"},  # every unusual case goes to the pure twin
     "_backend": TWINS,
     "util": {"_backend", "_grammar", "types"},

@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Generator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 _log = logging.getLogger("fastwsgi")
@@ -231,7 +231,7 @@ def _open_tcp(address: TcpAddress, reuse_port: bool, backlog: int) -> socket.soc
 
 
 @contextlib.contextmanager
-def _closed_on_error(sock: socket.socket) -> Iterator[socket.socket]:
+def _closed_on_error(sock: socket.socket) -> Generator[socket.socket]:
     try:
         yield sock
     except BaseException:
@@ -259,7 +259,7 @@ def _open_unix(path: str, mode: int | None, backlog: int) -> Listener:
 
 
 @contextlib.contextmanager
-def _alone(path: str) -> Iterator[None]:
+def _alone(path: str) -> Generator[None]:
     """Let one process at a time look whether a path is free, and take it.
 
     Otherwise two that start at once would both find the socket of a dead one, and the second remove the first's.

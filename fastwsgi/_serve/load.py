@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication
@@ -51,8 +51,7 @@ def load_application(spec: str) -> WSGIApplication:
         found = found()
         if not callable(found):
             raise LoadError(f"{path}() of {module.__name__!r} has returned {_a(found)}, which is not callable")
-    application: WSGIApplication = found
-    return application
+    return cast("WSGIApplication", found)  # what it takes and returns, is seen when it's called
 
 
 def _parse(spec: str, name: str | None) -> tuple[str | None, bool]:

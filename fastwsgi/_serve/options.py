@@ -294,9 +294,9 @@ def _checked(option: Field[Any], value: Any) -> Any:
     if isinstance(value, os.PathLike) and option.metadata["unit"] == "file":
         value = os.fspath(value)
     if default is None:
-        _of_type(value, (str, type(None)), "a string or None")
+        value = _of_type(value, (str, type(None)), "a string or None")
     else:
-        _of_type(value, str, "a string")
+        value = _of_type(value, str, "a string")
     if value == "":
         raise ValueError("must not be empty")
     choices = option.metadata["choices"]

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastwsgi._backend import implementation
@@ -108,7 +108,7 @@ def check(options: Options) -> ssl.SSLContext | None:
 
 
 @contextlib.contextmanager
-def _naming(action: str, **files: str | None) -> Iterator[None]:
+def _naming(action: str, **files: str | None) -> Generator[None]:
     """Have an OSError say the options, and the files that they name."""
     try:
         yield
@@ -124,7 +124,7 @@ def speaking_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(stop: Callable[[], None], reopen_logs: Callable[[], None]) -> Iterator[None]:
+def _stopped_by_signals(stop: Callable[[], None], reopen_logs: Callable[[], None]) -> Generator[None]:
     """Call stop() at the first signal to end, and leave the second to the system; SIGUSR1 is for rotated logs."""
     if threading.current_thread() is not threading.main_thread():
         yield

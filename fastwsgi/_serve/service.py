@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,10 +44,12 @@ class Listener(Protocol):
     @property
     def sock(self) -> socket.socket:
         """The socket, or a TLS socket around it."""
+        ...
 
     @property
     def is_inherited(self) -> bool:
         """Whether another process may go on to accept on it."""
+        ...
 
     def close(self) -> None:
         """Close it."""
@@ -64,6 +66,7 @@ class Logger(Protocol):
 
     def stamp(self) -> str:
         """The time, as common lines have it."""
+        ...
 
     def write(self, lines: str) -> None:
         """Write common lines."""
@@ -167,7 +170,7 @@ class _Response(Response, ServerHandler):
     """An answer by the handlers' code, without the process's environment variables in the environ."""
 
     server_software = SOFTWARE
-    os_environ: dict[str, str] = {}  # noqa: RUF012 - SimpleHandler's attribute
+    os_environ: MutableMapping[str, str] = {}  # noqa: RUF012 - SimpleHandler's attribute
 
     def setup_environ(self) -> None:
         front = self.request_handler.server

@@ -73,6 +73,8 @@ def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
             listener.close()
 
     class OwnArbiter(Arbiter):  # type: ignore[misc, unused-ignore]
+        log: Any
+
         def start(self) -> None:
             super().start()
             announce(options, listeners)  # from now on a signal ends it in an orderly way
@@ -107,7 +109,7 @@ def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
             for name, value in settings.items():
                 self.cfg.set(name, value)
 
-        def load(self) -> WSGIApplication:
+        def load(self) -> Any:
             return load()
 
     try:

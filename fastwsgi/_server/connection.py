@@ -63,15 +63,18 @@ class Server(Protocol):
     @property
     def loop(self) -> Loop:
         """What serves its connections."""
+        ...
 
     def make_handler(self, connection: Connection, request_line: bytes) -> Any:
         """A request handler for a request that begins with this line."""
 
     def make_response(self, connection: Connection, handler: Any, environ: WSGIEnvironment, body: Any) -> Response:
         """The response for the request that a handler holds."""
+        ...
 
     def error_answer(self, handler: Any, error: BadRequest) -> bytes:
         """The answer to what is no request."""
+        ...
 
     def flush_log(self, lane: FastLane) -> None:
         """Write the lines that a lane has collected."""

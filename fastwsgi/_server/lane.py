@@ -61,8 +61,9 @@ def teach(lane: FastLane, server: LaneServer) -> None:
         name: value for name, value in response.environ.items() if name not in _OWN and not name.startswith("HTTP_")
     }
     hidden = {name: value for name, value in response.os_environ.items() if name.startswith("HTTP_")}
-    if server.taught != (template, hidden):
-        server.taught = template, hidden
+    taught = server.taught
+    if taught is None or taught != (template, hidden):
+        server.taught = taught = template, hidden
     # The same objects for all lanes: by them a lane knows that it may use what another remembers.
-    template, hidden = server.taught
+    template, hidden = taught
     lane.learn(template, hidden, server.has_log_hooks, handler.log_date_time_string if server.logs else None)

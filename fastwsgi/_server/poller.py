@@ -25,10 +25,10 @@ READ, WRITE = 1, 4
 class Poller(Protocol):
     """Level-triggered: a descriptor is reported as long as it is ready for what it is watched for."""
 
-    def watch(self, fd: int, events: int) -> None:
+    def watch(self, fd: int, events: int, /) -> None:
         """Begin to watch a descriptor for READ, WRITE or both."""
 
-    def change(self, fd: int, events: int) -> None:
+    def change(self, fd: int, events: int, /) -> None:
         """Watch it for something else."""
 
     def forget(self, fd: int) -> None:
@@ -36,6 +36,7 @@ class Poller(Protocol):
 
     def wait(self, timeout: float | None) -> Iterable[tuple[int, int]]:
         """The ready descriptors, as soon as there are any or after some seconds."""
+        ...
 
     def close(self) -> None:
         """Give back what the platform lent."""
@@ -124,6 +125,7 @@ class SharedPoller(Protocol):
 
     def wait(self, timeout: float) -> Iterable[tuple[int, int]]:
         """One ready descriptor and for what, as soon as there is any, or none after some seconds."""
+        ...
 
     def close(self) -> None:
         """Give back what the platform lent."""

@@ -42,21 +42,25 @@ class Client(Protocol):
 
     def is_gone(self) -> bool:
         """Whether the connection is broken."""
+        ...
 
     def send_file(self, file_range: FileRange) -> None:
         """The same with octets of a file, which stays open until it's sent."""
 
     def is_full(self) -> bool:
         """Whether so much waits that the application should, too."""
+        ...
 
     def wait_for_room(self) -> None:
         """Wait until that isn't so. Raises ConnectionError if the client is gone, or too slow."""
 
     def has_sent_all(self) -> bool:
         """Whether nothing waits."""
+        ...
 
     def is_ending(self) -> bool:
         """Whether the answer is the last one, whatever the request wants: the server stops."""
+        ...
 
 
 class Response(SimpleHandler):
@@ -69,6 +73,7 @@ class Response(SimpleHandler):
     """
 
     request_handler: Any
+    stdin: Any
 
     def __init__(
         self,
@@ -82,7 +87,8 @@ class Response(SimpleHandler):
         http_version: str,
         multithread: bool,
     ) -> None:
-        super().__init__(body, None, request_handler.get_stderr(), environ, multithread=multithread)
+        no_stream: Any = None  # as _write() is our own
+        super().__init__(body, no_stream, request_handler.get_stderr(), environ, multithread=multithread)
         self.client = client
         self.request_handler = request_handler
         self.http_version = http_version
@@ -377,7 +383,8 @@ def _rest_of_file(result: Any) -> FileRange | None:
     if isinstance(file, tempfile._TemporaryFileWrapper):
         file = file.file
     # No other kind: a GzipFile has a fileno(), too, of other octets than it reads.
-    raw = file.raw if type(file) in (io.BufferedReader, io.BufferedRandom) else file
+    is_buffered = type(file) in (io.BufferedReader, io.BufferedRandom)
+    raw = file.raw if is_buffered else file  # pyright: ignore[reportAttributeAccessIssue]
     if type(raw) is not io.FileIO or raw.closed or not raw.readable():
         return None
     if raw.writable():
