@@ -10,7 +10,7 @@ BUILT := $(VENV)/.built
 # The legs that this interpreter can run: PyPy has no compiled twin.
 LEGS ?= $(shell $(PYTHON) -c 'import sys; print("compiled pure stdlib" if sys.implementation.name == "cpython" else "pure stdlib")')
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint types bench clean
 
 run: $(BUILT)
 	$(BIN)/python -m fastwsgi --bind 127.0.0.1:$(PORT)
@@ -18,10 +18,16 @@ run: $(BUILT)
 test: $(VENV)/.test
 	@set -e; for leg in $(LEGS); do echo "== leg: $$leg"; $(BIN)/python -m pytest -q -n $(JOBS) --leg=$$leg; done
 
-lint: $(VENV)/.lint
+lint: $(VENV)/.lint types
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint fastwsgi fastwsgi/*.pxi
+
+types: $(VENV)/.lint
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	@# Many lines, and of interest only if a public name is without a type.
+	@report=$$(PYTHONPATH=. $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes fastwsgi --ignoreexternal) \
+	  || { echo "$$report"; exit 1; }
 
 bench: $(BUILT)
 	$(BIN)/python -m fastwsgi.bench

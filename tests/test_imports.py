@@ -227,6 +227,12 @@ def test_the_twins_classes_have_the_same_methods_in_the_same_order() -> None:
         assert [method for method in compiled[name] if method not in MECHANICS] == pure[name], name
 
 
+def test_the_compiled_twins_stub_names_all_of_the_pure_twins_types() -> None:
+    stub = python_imports(PACKAGE / "_speedups.pyi")
+    assert {(level, target) for level, target, _ in stub} == {(1, "_fallback")}
+    assert sorted(name for _, _, name in stub) == sorted(pure_names())
+
+
 def test_the_chooser_hands_on_the_same_names_of_either_twin() -> None:
     chosen: dict[str, list[str]] = {}
     for level, target, name in python_imports(SOURCES["_backend"]):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import subprocess
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -13,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from checkers import mypy, needs_mypy
 
 PROTOCOLS = {
     "StartResponse": ("__call__",),
@@ -78,10 +78,8 @@ app: ours.WSGIApplication = 5
 """
 
 
-@pytest.mark.skipif(sys.implementation.name == "pypy", reason="mypy has no build for PyPy")
+@needs_mypy
 def test_a_type_checker_takes_ours_for_theirs_and_theirs_for_ours(tmp_path: Path) -> None:
-    import fastwsgi
-
     names = [*PROTOCOLS, "WSGIEnvironment", "WSGIApplication"]
     functions = [
         f"def {name}_{to}(value: {source}.{name}) -> {to}.{name}: return value"
@@ -90,23 +88,9 @@ def test_a_type_checker_takes_ours_for_theirs_and_theirs_for_ours(tmp_path: Path
     ]
     source = tmp_path / "crosswise.py"
     source.write_text(CROSSWISE.format(assignments="\n".join(functions)))
-    environ = dict(os.environ)
-    package_root = Path(fastwsgi.__file__).parent.parent
-    if package_root.name != "site-packages":  # mypy finds that one by itself and refuses it here
-        environ["MYPYPATH"] = str(package_root)
     # 3.11 whatever runs this: there is no wsgiref.types to compare with before.
-    options = ["--strict", "--python-version=3.11", "--follow-imports=silent", f"--cache-dir={tmp_path}"]
-    result = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, source],
-        env=environ,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    errors = mypy(tmp_path, "--python-version=3.11", source)
     # The last line of the source is there to be refused: it proves that the types were seen at all.
-    errors = [line for line in result.stdout.splitlines() if ": error: " in line]
     last_line = len(source.read_text().splitlines())
-    assert len(errors) == 1, result.stdout + result.stderr
+    assert len(errors) == 1, errors
     assert f"crosswise.py:{last_line}: error: Incompatible types in assignment" in errors[0]
