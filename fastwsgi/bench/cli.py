@@ -107,13 +107,13 @@ class Wanted:
 
     def __init__(self, texts: Sequence[str], is_quick: bool) -> None:
         workloads = QUICK_SERVERS if is_quick else SERVERS
-        self.names = [*hot_paths.WORKS, *workloads]
+        self.names: list[str] = [*hot_paths.WORKS, *workloads]
 
         def is_wanted(name: str) -> bool:
             return not texts or any(text.lower() in name.lower() for text in texts)
 
-        self.works = [name for name in hot_paths.WORKS if is_wanted(name)]
-        self.servers = {name: each for name, each in workloads.items() if is_wanted(name)}
+        self.works: list[str] = [name for name in hot_paths.WORKS if is_wanted(name)]
+        self.servers: dict[str, tuple[str, ...]] = {name: each for name, each in workloads.items() if is_wanted(name)}
 
 
 def settings(effort: Effort) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def chart_maker(path: Path | None) -> Callable[[Report, Path], None] | None:
     if path.suffix not in CHART_TYPES:
         raise ValueError(f"--plot must end in {' or '.join(CHART_TYPES)}, not {path.name!r}")
     try:
-        import matplotlib  # noqa: F401
+        import matplotlib  # noqa: F401 # pyright: ignore[reportUnusedImport]
     except ImportError:
         raise ImportError("--plot needs matplotlib: pip install 'fastwsgi-toolkit[bench]'") from None
     from .chart import draw

@@ -27,11 +27,16 @@ CHUNKED = re.compile(rb"(?i)\r\nTransfer-Encoding: *chunked")
 class Answer:
     """What each answer must be: the octets before the date, those after it, and whether the server closes then."""
 
+    start: int
+    end: int
+    before: bytes
+    after: bytes
+
     def __init__(self, octets: bytes, closes: bool) -> None:
         date = DATE.search(octets)
         self.start, self.end = date.span(1) if date else (0, 0)
         self.before, self.after = octets[: self.start], octets[self.end :]
-        self.size = len(octets)
+        self.size: int = len(octets)
         self.closes = closes
 
     def equals(self, octets: bytes) -> bool:
@@ -70,8 +75,8 @@ class Client:
     def __init__(self, port: int, request: bytes) -> None:
         self.port = port
         self.request = request
-        self.answer = first_answer(port, request)
-        self.selector = selectors.DefaultSelector()
+        self.answer: Answer = first_answer(port, request)
+        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self.latencies: list[float] = []
         self.failures: list[str] = []
 
@@ -152,10 +157,10 @@ class Exchange:
     __slots__ = ("client", "is_connecting", "received", "started")
 
     def __init__(self, client: socket.socket, started: float) -> None:
-        self.client = client
-        self.started = started
-        self.received = b""
-        self.is_connecting = True
+        self.client: socket.socket = client
+        self.started: float = started
+        self.received: bytes = b""
+        self.is_connecting: bool = True
 
 
 def main(port: str, connections: str, seconds: str) -> None:

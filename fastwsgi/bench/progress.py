@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 WIDTH = 30
 
 
 @contextlib.contextmanager
-def progress(steps: int) -> Iterator[Callable[[str], None]]:
+def progress(steps: int) -> Generator[Callable[[str], None]]:
     """Give what is called after each step with the name of the work that is done."""
     if not sys.stderr.isatty():
         yield lambda name: None

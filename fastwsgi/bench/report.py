@@ -44,14 +44,18 @@ class Report:
         path.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
 
 
+def _with_tuple(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "against": tuple(fields["against"])}
+
+
 def read_report(path: Path) -> Report:
     """Read what Report.save() wrote; raise BadReportError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise BadReportError(f"{path}: of another version")
-        rows = [Row(**{**row, "against": tuple(row["against"])}) for row in content.pop("rows")]
-        targets = [Target(**{**each, "against": tuple(each["against"])}) for each in content.pop("targets")]
+        rows = [Row(**_with_tuple(row)) for row in content.pop("rows")]
+        targets = [Target(**_with_tuple(each)) for each in content.pop("targets")]
         return Report(**content, rows=rows, targets=targets)
     except OSError as error:
         raise BadReportError(f"{path}: {error.strerror}") from None

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .load import Load, pin, run_load
@@ -20,7 +20,7 @@ STARTING_SECONDS = 10
 STOPPING_SECONDS = 5
 
 #: An unchanged make_server script; threads are fastwsgi.serve's.
-PROGRAMS = {
+PROGRAMS: dict[str, tuple[str, ...]] = {
     "wsgiref": ("wsgiref", "{port}", "{app}"),
     "pure": ("fastwsgi", "{port}", "{app}"),
     "compiled": ("fastwsgi", "{port}", "{app}"),
@@ -84,7 +84,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def started(
     command: Sequence[str], port: int, *, says: bool = False, variables: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
+) -> Generator[subprocess.Popen[str]]:
     """A server's process, from when it takes connections on *port*; says: that it reads and writes lines."""
     pipe = subprocess.PIPE if says else subprocess.DEVNULL
     environ = {**os.environ, **(variables or {})}
@@ -125,7 +125,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 @contextlib.contextmanager
-def serving(name: str, workload: Workload) -> Iterator[Running]:
+def serving(name: str, workload: Workload) -> Generator[Running]:
     """One of PROGRAMS, while it serves."""
     port = free_port()
     arguments = [argument.format(port=port, app=workload.app) for argument in PROGRAMS[name]]
@@ -170,7 +170,7 @@ def in_turn(
     running: dict[str, Running] = {}
 
     @contextlib.contextmanager
-    def watched(name: str) -> Iterator[None]:
+    def watched(name: str) -> Generator[None]:
         try:
             yield
         except FailureError as error:

@@ -31,7 +31,7 @@ FIELDS = {
 }
 FILE = bytes(range(256)) * 4096
 BLOCK = 65536  # what files are read by
-ITEMS = [{"id": number, "name": f"item {number}", "price": number / 4} for number in range(1365)]
+ITEMS: list[dict[str, Any]] = [{"id": number, "name": f"item {number}", "price": number / 4} for number in range(1365)]
 DOCUMENT = json.dumps(ITEMS).encode("ascii")
 
 
