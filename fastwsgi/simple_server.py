@@ -216,6 +216,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     request: the socket; client_address: (host, port, ...); server: the WSGIServer.
     """
 
+    server: WSGIServer  # pyright: ignore[reportIncompatibleVariableOverride]
     server_version: str = server_version
     raw_requestline: bytes
     requestline: str
@@ -294,7 +295,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         head, request = self._head, (self.command, self.path, self.request_version)
         if head is None or self._message is not None or self._request != request:
             head = RequestHead(*request, [(name, value.strip(" \t")) for name, value in self.headers.items()])
-        environ = build_environ(self.server.base_environ, head)  # type: ignore[attr-defined]
+        environ = build_environ(self.server.base_environ, head)
         if is_tls(getattr(self, "connection", None)):
             environ["HTTPS"] = "on"  # by which wsgi.url_scheme is chosen
         environ["SERVER_SOFTWARE"] = self.server_version
@@ -359,7 +360,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         handler.wsgi_multiprocess = isinstance(self.server, _ForkingMixIn)
         handler.request_handler = self
         try:
-            handler.run(self.server.get_app())  # type: ignore[attr-defined]
+            handler.run(self.server.get_app())  # type: ignore[arg-type]  # without one, the answer is 500
         finally:
             stdout.flush()
 

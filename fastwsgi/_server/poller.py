@@ -54,11 +54,14 @@ class EpollPoller:
         self.close = epoll.close
 
 
+_kqueue: Any = select  # with names that type checkers look for on these platforms only
+
+
 class KqueuePoller:
     """macOS and the BSDs."""
 
     def __init__(self) -> None:
-        self._queue: Any = select.kqueue()  # type: ignore[attr-defined, unused-ignore]
+        self._queue = _kqueue.kqueue()
         self._watched: dict[int, int] = {}
         self.close = self._queue.close
 
@@ -68,10 +71,10 @@ class KqueuePoller:
     def change(self, fd: int, events: int) -> None:
         before = self._watched.get(fd, 0)
         changes = []
-        for event, kind in ((READ, select.KQ_FILTER_READ), (WRITE, select.KQ_FILTER_WRITE)):  # type: ignore[attr-defined, unused-ignore]
+        for event, kind in ((READ, _kqueue.KQ_FILTER_READ), (WRITE, _kqueue.KQ_FILTER_WRITE)):
             if (before ^ events) & event:
-                action = select.KQ_EV_ADD if events & event else select.KQ_EV_DELETE  # type: ignore[attr-defined, unused-ignore]
-                changes.append(select.kevent(fd, kind, action))  # type: ignore[attr-defined, unused-ignore]
+                action = _kqueue.KQ_EV_ADD if events & event else _kqueue.KQ_EV_DELETE
+                changes.append(_kqueue.kevent(fd, kind, action))
         if changes:
             self._queue.control(changes, 0)
         self._watched[fd] = events

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing_extensions import assert_type
 
 import fastwsgi
-from fastwsgi.simple_server import WSGIServer, demo_app, explain, make_server
-from fastwsgi.types import WSGIApplication
+from fastwsgi.simple_server import WSGIRequestHandler, WSGIServer, demo_app, explain, make_server
+from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
 
 def small() -> None:
@@ -57,3 +57,9 @@ def in_wsgirefs_place() -> type[WSGIServer]:
     fastwsgi.install()
     fastwsgi.uninstall()
     return WSGIServer
+
+
+class Handler(WSGIRequestHandler):
+    def get_environ(self) -> WSGIEnvironment:
+        assert_type(self.server, WSGIServer)
+        return super().get_environ()
