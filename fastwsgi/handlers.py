@@ -282,8 +282,8 @@ class BaseHandler:
         """Send the preamble and the header fields."""
         self.cleanup_headers()
         has_head = not self.origin_server or self.client_is_modern()
-        if has_head:
-            fields = bytes(self.headers)  # type: ignore[arg-type]  # raises before anything is sent, if it must
+        # It raises before anything is sent, if it must.
+        fields = bytes(self.headers) if has_head else b""  # type: ignore[arg-type]
         self.headers_sent = True
         if has_head:
             self.send_preamble()

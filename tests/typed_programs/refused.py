@@ -62,7 +62,7 @@ def fields(headers: Headers) -> str:
     return headers.get("A")  # type: ignore[return-value]
 
 
-def helpers(environ: WSGIEnvironment) -> str:
+def utilities(environ: WSGIEnvironment) -> str:
     FileWrapper("name.txt")  # type: ignore[arg-type]
     FileWrapper(StringIO())  # type: ignore[arg-type]
     SimpleHandler(BytesIO(), StringIO(), StringIO(), environ)  # type: ignore[arg-type]
