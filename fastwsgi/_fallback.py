@@ -499,17 +499,22 @@ def build_environ(base: dict[str, Any], head: RequestHead) -> dict[str, Any]:
     environ["QUERY_STRING"] = query
 
     single: dict[str, str] = {}  # CONTENT_TYPE and CONTENT_LENGTH: base may have them, the first field counts
+    repeated: dict[str, list[str]] = {}  # joined in the end: to append to a growing text takes quadratic time
     for name, value in head.fields:
         key = _ENVIRON_KEYS.get(name) or environ_key(name)
         if key is None:
             continue
         if key == "CONTENT_TYPE" or key == "CONTENT_LENGTH":  # noqa: PLR1714 - twice as fast as a tuple
             single.setdefault(key, value)
+        elif key in repeated:
+            repeated[key].append(value)
         elif key in environ:
-            environ[key] += ("; " if key == "HTTP_COOKIE" else ",") + value
+            repeated[key] = [environ[key], value]
         else:
             environ[key] = value
     environ.update(single)
+    for key, values in repeated.items():
+        environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
     if authority is not None:
         environ["HTTP_HOST"] = authority
     return environ

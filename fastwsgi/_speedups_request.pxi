@@ -245,7 +245,6 @@ cdef enum:
 
 cdef enum Kind:
     JOINED
-    COOKIE
     CONTENT_TYPE
     CONTENT_LENGTH
 
@@ -314,9 +313,7 @@ def _fill_slots():
         SLOT[index].key = <PyObject*>key
         SLOT[index].name = octets(folded)
         SLOT[index].size = len(folded)
-        SLOT[index].kind = {
-            "HTTP_COOKIE": COOKIE, "CONTENT_TYPE": CONTENT_TYPE, "CONTENT_LENGTH": CONTENT_LENGTH
-        }.get(key, JOINED)
+        SLOT[index].kind = {"CONTENT_TYPE": CONTENT_TYPE, "CONTENT_LENGTH": CONTENT_LENGTH}.get(key, JOINED)
 
 
 def build_environ(base, head):
@@ -336,15 +333,18 @@ cdef dict environ_of(dict base, RequestHead head):
     cdef unsigned char folded[LONGEST]
     cdef unsigned int index
     cdef bint has_type = False, has_length = False
+    cdef dict repeated = None  # joined in the end: to append to a growing text takes quadratic time
+    cdef Py_ssize_t size
+    cdef PyObject* found
     cdef Slot* slot
     for i in range(head.count):
         field = &head.table[i]
         if field.name_size > LONGEST:
             key = environ_key(latin1(data + field.name, field.name_size))
-            if key is not None:
-                join(environ, key, latin1(data + field.value, field.value_size), JOINED)
-            continue
-        if fold(folded, data + field.name, field.name_size):
+            if key is None:
+                continue
+            value = latin1(data + field.value, field.value_size)
+        elif fold(folded, data + field.name, field.name_size):
             index = hashed(folded, field.name_size)
             value = latin1(data + field.value, field.value_size)
             slot = &SLOT[index % SLOTS]
@@ -357,28 +357,39 @@ cdef dict environ_of(dict base, RequestHead head):
                 key = PyUnicode_New(PREFIX + field.name_size, 127)
                 memcpy(PyUnicode_DATA(key), b"HTTP_", PREFIX)
                 memcpy(<char*>PyUnicode_DATA(key) + PREFIX, folded, field.name_size)
-                join(environ, key, value, JOINED)
             elif slot.kind == CONTENT_TYPE:
                 if not has_type:
                     environ["CONTENT_TYPE"] = value
                     has_type = True
+                continue
             elif slot.kind == CONTENT_LENGTH:
                 if not has_length:
                     environ["CONTENT_LENGTH"] = value
                     has_length = True
+                continue
             else:
-                join(environ, <object>slot.key, value, slot.kind)
+                key = <object>slot.key
+        else:
+            continue
+        size = PyDict_GET_SIZE(environ)
+        found = PyDict_SetDefault(environ, key, value)
+        if PyDict_GET_SIZE(environ) == size:  # it was there; equal values may be one object
+            if repeated is None:
+                repeated = {}
+            if key not in repeated:
+                repeated[key] = [<object>found]
+            repeated[key].append(value)
+    if repeated is not None:
+        join(environ, repeated)
     if octets(head.target)[0] != 47:
         set_authority(environ, head.target)
     return environ
 
 
-cdef inline int join(dict environ, object key, object value, Kind kind) except -1:
-    """Set a key, or append to the value it has (its presence is told by the size: equal values may be one object)."""
-    cdef Py_ssize_t size = PyDict_GET_SIZE(environ)
-    cdef PyObject* found = PyDict_SetDefault(environ, key, value)
-    if PyDict_GET_SIZE(environ) == size:
-        environ[key] = <object>found + ("; " if kind == COOKIE else ",") + value
+cdef int join(dict environ, dict repeated) except -1:
+    """Set keys to their values, joined."""
+    for key, values in repeated.items():
+        environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
     return 0
 
 

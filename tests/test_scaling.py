@@ -18,6 +18,44 @@ HOST = b"Host: h\r\n"
 NO_LIMIT = 1 << 30
 SIZE = 1_000_000
 
+# ---- one name, many fields ---------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(60)  # a text that grows by each field takes ten minutes
+@pytest.mark.parametrize(
+    ("field", "key", "value"),
+    [
+        (b"Cookie: a=012345", "HTTP_COOKIE", "; ".join(["a=012345"] * SIZE)),
+        (b"X: 01234567", "HTTP_X", ",".join(["01234567"] * SIZE)),
+        (b"Content-Type: a/b", "CONTENT_TYPE", "a/b"),
+    ],
+    ids=["known", "unknown", "single"],
+)
+def test_fields_of_one_name(twin: Any, field: bytes, key: str, value: str) -> None:
+    head = twin.parse_head(LINE + (field + b"\r\n") * SIZE + b"\r\n", 8190, NO_LIMIT)
+    assert twin.build_environ({}, head)[key] == value
+
+
+def test_fields_of_one_name_are_joined_in_their_order(twin: Any) -> None:
+    """Whatever stands between them, and behind what the base has; a name longer than any known one, too."""
+    long_name = b"X-" + b"a" * 80
+    section = b"".join(
+        b"X-A: a%d\r\nCookie: c%d\r\n%s: l%d\r\nX-B: b%d\r\nX_A: no\r\nHost: \r\n" % (i, i, long_name, i, i)
+        for i in range(3)
+    )
+    base = {"HTTP_X_B": "base", "HTTP_COOKIE": "base", "CONTENT_TYPE": "base"}
+    environ = twin.build_environ(base, twin.parse_head(LINE + section + b"\r\n"))
+    assert {key: value for key, value in environ.items() if key.startswith(("HTTP_", "CONTENT_"))} == {
+        "HTTP_X_A": "a0,a1,a2",
+        "HTTP_X_B": "base,b0,b1,b2",
+        "HTTP_COOKIE": "base; c0; c1; c2",
+        "HTTP_HOST": ",,",
+        "HTTP_X_" + "A" * 80: "l0,l1,l2",
+        "CONTENT_TYPE": "base",
+    }
+    assert base == {"HTTP_X_B": "base", "HTTP_COOKIE": "base", "CONTENT_TYPE": "base"}
+
+
 # ---- values that a pattern looks at ------------------------------------------------------------------
 
 REFUSED = {
