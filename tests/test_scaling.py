@@ -5,13 +5,17 @@ No clock is read: what is quadratic here, ends in the time limit.
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 
 from fastwsgi._grammar import AUTHORITY, BadRequest
+from fastwsgi._server.connection import ANSWER, HEAD
+from fastwsgi._server.loop import Loop
 from fastwsgi._server.request import check_head
 from fastwsgi._server.settings import Settings
+from fastwsgi.handlers import SimpleHandler
 
 LINE = b"GET / HTTP/1.1\r\n"
 HOST = b"Host: h\r\n"
@@ -103,3 +107,70 @@ def test_heads_that_are_refused(twin: Any, name: str) -> None:
 )
 def test_hosts(text: str, is_one: bool) -> None:
     assert (AUTHORITY.fullmatch(text) is not None) == is_one
+
+
+# ---- answers, and the end ----------------------------------------------------------------------------
+
+
+class TakesSome(io.BytesIO):
+    """A stream that takes so much at a time, and counts what it was offered."""
+
+    offered = 0
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def write(self, data: Any) -> int:
+        self.offered += len(data)
+        return super().write(data[: self.most])
+
+
+@pytest.mark.filterwarnings("ignore:SimpleHandler.stdout.write:DeprecationWarning")
+def test_a_stream_that_takes_a_part_at_a_time() -> None:
+    block = bytes(range(256)) * 16_384
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [block]
+
+    stdout = TakesSome(16_384)
+    environ = {"SERVER_PROTOCOL": "HTTP/1.0"}
+    SimpleHandler(io.BytesIO(), stdout, io.StringIO(), environ).run(application)
+    assert stdout.getvalue().endswith(b"\r\n\r\n" + block)
+    assert stdout.offered <= 6 * len(block)
+
+
+class Watched:
+    """A connection that counts the looks at its state."""
+
+    looks = 0
+
+    def __init__(self, state: int) -> None:
+        self._state = state
+
+    @property
+    def state(self) -> int:
+        Watched.looks += 1
+        return self._state
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_a_server_that_stops_does_not_look_at_all_connections_again_and_again(is_reversed: bool) -> None:
+    loop: Any = Loop(Settings())
+    answering = [Watched(ANSWER) for _ in range(500)]
+    loop.connections = dict(enumerate([Watched(HEAD) for _ in range(500)] + answering))
+    Watched.looks = 0
+    for connection in reversed(answering) if is_reversed else answering:
+        assert loop._is_waited_for(False)
+        connection._state = HEAD
+    assert not loop._is_waited_for(False)
+    late = loop.connections[3]
+    late._state = ANSWER
+    assert loop._is_waited_for(False)
+    late._state = HEAD
+    assert Watched.looks <= 8 * 1000
+    assert loop._is_waited_for(True)
+    loop.connections.clear()
+    assert not loop._is_waited_for(True)
+    loop.close()

@@ -62,6 +62,8 @@ class Loop:
         )
         self._tick = min(_TICK, shortest / 4)
         self._next_sweep = 0.0
+        #: While it stops: connections that may have to be waited for.
+        self._awaited: list[Connection] = []
         self._wake_up = WakeUp()
         try:
             self._open_poller()
@@ -201,8 +203,21 @@ class Loop:
             connection.close()
 
     def _is_waited_for(self, patiently: bool) -> bool:
-        """Whether there is a connection that stopping should wait for."""
-        return any(patiently or each.state == ANSWER for each in list(self.connections.copy().values()))
+        """Whether there is a connection that stopping should wait for.
+
+        Each is looked at until it's answered, and then no more, or ten thousand would be looked at in each turn; when
+        there are none left, all once again, for others may have begun to be answered meanwhile.
+        """
+        if patiently:
+            return bool(self.connections)
+        if not self._is_answering():
+            self._awaited = list(self.connections.copy().values())
+        return self._is_answering()
+
+    def _is_answering(self) -> bool:
+        while self._awaited and self._awaited[-1].state != ANSWER:
+            self._awaited.pop()
+        return bool(self._awaited)
 
     def close(self) -> None:
         """Close every connection, and give the listening sockets back as they were; when no thread runs it any more."""
