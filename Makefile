@@ -10,7 +10,7 @@ BUILT := $(VENV)/.built
 # The legs that this interpreter can run: PyPy has no compiled twin.
 LEGS ?= $(shell $(PYTHON) -c 'import sys; print("compiled pure stdlib" if sys.implementation.name == "cpython" else "pure stdlib")')
 
-.PHONY: run test lint types bench clean
+.PHONY: run test lint types bench scaling clean
 
 run: $(BUILT)
 	$(BIN)/python -m fastwsgi --bind 127.0.0.1:$(PORT)
@@ -31,6 +31,9 @@ types: $(VENV)/.lint
 
 bench: $(BUILT)
 	$(BIN)/python -m fastwsgi.bench
+
+scaling: $(BUILT)
+	$(BIN)/python -m bench.scaling
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,11 +1,17 @@
 """What a request costs grows no faster than the request: the heads that would be the worst, at sizes that tell.
 
-No clock is read: what is quadratic here, ends in the time limit.
+No clock is read: what is quadratic here, ends in the time limit or is counted. And the judge of the benchmark that does
+read clocks, bench/scaling.py, is judged by costs that are counted.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +180,93 @@ def test_a_server_that_stops_does_not_look_at_all_connections_again_and_again(is
     loop.connections.clear()
     assert not loop._is_waited_for(True)
     loop.close()
+
+
+# ---- the judge ---------------------------------------------------------------------------------------
+
+SIZES = (25, 100, 400, 1600)
+
+
+@pytest.fixture
+def slopes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    yield importlib.import_module("bench.slopes")
+    del sys.modules["bench.slopes"]
+
+
+class Counted(str):
+    """A text that counts the comparisons with it."""
+
+    comparisons = 0
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.comparisons += 1
+        return str.__eq__(self, other)
+
+
+def counting(work: Callable[[list[Counted]], object], constant: int) -> list[int]:
+    """The comparisons that some work takes at each size, and so many more."""
+    costs = []
+    for size in SIZES:
+        texts = [Counted(f"{number:05}") for number in range(size)]
+        Counted.comparisons = 0
+        work(texts)
+        costs.append(Counted.comparisons + constant)
+    return costs
+
+
+def repeats(texts: list[Counted]) -> int:
+    """Compares each with all before it."""
+    return sum(text in texts[:i] for i, text in enumerate(texts))
+
+
+def has_last(texts: list[Counted]) -> bool:
+    return "99999" in texts
+
+
+@pytest.mark.parametrize(
+    ("work", "constant", "verdict"),
+    [
+        (has_last, 1, "met"),
+        (has_last, 1000, "met"),
+        (repeats, 1, "missed"),
+        (repeats, 20_000, "missed"),  # under which nearly all of the square is hidden but at the largest size
+    ],
+    ids=["linear", "linear and a constant", "square", "square and a constant"],
+)
+def test_the_judge_tells_a_square(slopes: Any, work: Any, constant: int, verdict: str) -> None:
+    costs = counting(work, constant)
+    assert slopes.judge(SIZES, [costs, costs]).verdict == verdict
+
+
+def test_slopes_are_powers(slopes: Any) -> None:
+    for power in (0, 0.5, 1, 1.5, 2):
+        costs = [3 * size**power for size in SIZES]
+        found = slopes.judge(SIZES, [costs, costs], limit=power)
+        assert math.isclose(found.slope, power, abs_tol=1e-9)
+        assert math.isclose(found.tail, power, abs_tol=1e-9)
+        assert found.spread == 0
+    # By least squares: a point that is off by a factor, in the middle of three, moves the line and doesn't turn it.
+    assert math.isclose(slopes.slope((1, 10, 100), (1, 50, 100)), 1)
+
+
+def test_the_least_cost_counts(slopes: Any) -> None:
+    rounds = [[100, 400, 9999], [100, 999, 1600], [700, 400, 1600], [100, 400, 1600]]
+    assert slopes.least(rounds) == [100, 400, 1600]
+    assert slopes.judge((1, 4, 16), rounds).verdict == "met"
+
+
+@pytest.mark.parametrize(
+    ("odd", "even", "verdict"),
+    [
+        ((1, 4, 16), (1, 4, 16), "met"),
+        ((1, 4, 16), (1, 6, 32), "too noisy"),  # one half is over the limit
+        ((1, 3, 6), (1, 2, 3), "too noisy"),  # none is, but they have not measured the same
+        ((1, 8, 64), (1, 9, 90), "missed"),  # over it by both, whatever they are
+        ((1, 1, 7), (1, 1, 7), "missed"),  # by the end, though the line is flatter
+    ],
+)
+def test_rounds_that_do_not_agree(slopes: Any, odd: Any, even: Any, verdict: str) -> None:
+    assert slopes.judge((1, 4, 16), [odd, even, odd, even]).verdict == verdict
