@@ -10,7 +10,7 @@ BUILT := $(VENV)/.built
 # The legs that this interpreter can run: PyPy has no compiled twin.
 LEGS ?= $(shell $(PYTHON) -c 'import sys; print("compiled pure stdlib" if sys.implementation.name == "cpython" else "pure stdlib")')
 
-.PHONY: run test lint types bench scaling clean
+.PHONY: run test lint types bench scaling instructions clean
 
 run: $(BUILT)
 	$(BIN)/python -m fastwsgi --bind 127.0.0.1:$(PORT)
@@ -34,6 +34,9 @@ bench: $(BUILT)
 
 scaling: $(BUILT)
 	$(BIN)/python -m bench.scaling
+# Needs valgrind and a C compiler. SAVE=--save writes what it counts to the baseline.
+instructions: $(BUILT)
+	$(BIN)/python -m bench.instructions $(SAVE)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,278 @@
+"""The program whose instructions ``bench.instructions`` counts, under callgrind: each row a few times over.
+
+    python -m bench.counted LIBRARY TWIN ROW ...
+
+LIBRARY is callgrind.c, compiled; TWIN is "compiled" or "pure". Callgrind writes a file for each round, which bears the
+row's name. Written to standard output, as JSON, is what the counts are to be divided by, or why there are none.
+
+A server and its clients are one thread here, so that nothing depends on who runs when: after each turn of the loop
+the clients take their answers and ask again, which isn't counted. So each turn sees as many requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import gc
+import json
+import os
+import socket
+import sys
+import tempfile
+import timeit
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from fastwsgi.bench.hot_paths import WORKS, Work, load
+from fastwsgi.bench.workloads import APPS, CONNECTIONS, HELLO, POST, Workload
+
+#: So many rounds are counted: in one there may be the second's change, or a cache to fill. Before them, thrown away:
+ROUNDS, WARM_UP = 3, 2
+# A round is begun again if not all answers were there after one turn; so often at most.
+_DISTURBED = 50
+# So often a hot path is called in a round.
+_CALLS = 64
+# What a file has: the kernel sends it, and takes it in one turn.
+_FILE = b"0123456789abcdef" * 4096
+_SESSION = b"0123456789abcdef"
+
+
+@dataclasses.dataclass(frozen=True)
+class Requests:
+    """What is asked of a server in a round: in each turn once on each connection."""
+
+    workload: Workload
+    #: How an answer ends.
+    end: bytes = HELLO.answer
+    connections: int = 8
+    turns: int = 8
+    lane_only: bool = False
+
+    def text(self, number: int) -> bytes:
+        text = self.workload.request(8000)
+        return text if self.workload.varies is None else text.replace(_SESSION, b"%016d" % number)
+
+    @property
+    def closes(self) -> bool:
+        return self.workload is CONNECTIONS
+
+
+_MIXED = dataclasses.replace(HELLO, varies=(_SESSION.decode(), ""))
+REQUESTS = {
+    "hello": Requests(HELLO),
+    "hello, one a turn": Requests(HELLO, connections=1, lane_only=True),
+    "mixed": Requests(_MIXED, lane_only=True),  # on the general path no head is known
+    "connections": Requests(CONNECTIONS),
+    "post": Requests(POST, end=b"\r\n\r\n" + POST.answer),
+    "stream": Requests(dataclasses.replace(HELLO, app="stream"), end=b"x\r\n0\r\n\r\n", turns=1),
+    "file": Requests(dataclasses.replace(HELLO, app="file"), end=_FILE[-64:], turns=4),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A row: requests to a server, or a hot path; and on which twin."""
+
+    twin: str
+    work: Requests | Work
+    fast_lane: bool = False
+
+
+def jobs() -> dict[str, Job]:
+    """Every row, by its name."""
+    rows = {f"lane: {name}": Job("compiled", requests, fast_lane=True) for name, requests in REQUESTS.items()}
+    for group, twin in (("general", "compiled"), ("pure", "pure")):
+        for name, requests in REQUESTS.items():
+            if not requests.lane_only:
+                fewer = dataclasses.replace(requests, turns=min(requests.turns, 3))  # which take longer
+                rows[f"{group}: {name}"] = Job(twin, fewer)
+    for twin in ("compiled", "pure"):
+        rows |= {f"{twin}: {name}": Job(twin, work) for name, work in WORKS.items()}
+    return rows
+
+
+JOBS = jobs()
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What a round of a row was: so many calls, and so many times what the row "toggle" or "loop" counts."""
+
+    calls: int
+    blank: str
+    blanks: int
+
+
+class Callgrind:
+    """Tells callgrind what to count. library: the path of callgrind.c's compilation."""
+
+    def __init__(self, library: str) -> None:
+        functions = ctypes.CDLL(library)
+        if not functions.is_counted():
+            raise SystemExit("bench.counted runs under valgrind: python -m bench.instructions")
+        functions.dump.argtypes = [ctypes.c_char_p]
+        self._dump: Callable[[bytes], None] = functions.dump
+        self.zero: Callable[[], None] = functions.zero
+        #: Begin to count, or stop.
+        self.toggle: Callable[[], None] = functions.toggle
+        functions.instrument()
+
+    def dump(self, name: str) -> None:
+        """Write what was counted since zero()."""
+        self._dump(name.encode())
+
+    def count(self, name: str, work: Callable[[], object]) -> None:
+        """Have some work counted, as a row of its own."""
+        for number in range(WARM_UP + ROUNDS):
+            self.zero()
+            self.toggle()
+            work()
+            self.toggle()
+            if number >= WARM_UP:
+                self.dump(name)
+
+
+class DoneError(Exception):
+    """All rounds were counted."""
+
+
+class Clients:
+    """The clients of one server: asked between two turns of its loop."""
+
+    def __init__(self, callgrind: Callgrind, name: str, requests: Requests, address: tuple[str, int]) -> None:
+        self.callgrind, self.name, self.requests, self.address = callgrind, name, requests, address
+        self.sockets: list[socket.socket] = []
+        #: What has come of the answers that aren't whole.
+        self.waiting: dict[socket.socket, bytes] = {}
+        self.number = self.turns = self.rounds = self.disturbed = 0
+        self.is_disturbed = True  # the first turn accepts
+
+    def take_turn(self) -> None:
+        """Take the answers; if that was all of them, note the turn and ask again. Raises DoneError at the end."""
+        for client in list(self.waiting):
+            self._take(client)
+        if self.waiting:
+            self.is_disturbed = True
+            return
+        self.turns += 1
+        if self.is_disturbed or self.turns == self.requests.turns:
+            self._end_round()
+        self._ask()
+
+    def _take(self, client: socket.socket) -> None:
+        is_closed = False
+        with contextlib.suppress(BlockingIOError):
+            while data := client.recv(1 << 20):
+                self.waiting[client] += data
+            is_closed = True
+        answer = self.waiting[client]
+        if is_closed == self.requests.closes and answer.endswith(self.requests.end):
+            if not answer.startswith(b"HTTP/1.1 200 OK\r\n"):
+                raise ValueError(f"wrong answer: {answer[:200]!r}")
+            del self.waiting[client]
+        elif is_closed:
+            raise ConnectionAbortedError(f"the answer ends with {answer[-200:]!r}")
+
+    def _end_round(self) -> None:
+        if self.is_disturbed:
+            self.disturbed += 1
+            if self.disturbed > _DISTURBED:
+                raise TimeoutError("answers don't come at once")
+        else:
+            self.rounds += 1
+            if self.rounds > WARM_UP:
+                self.callgrind.dump(self.name)
+            if self.rounds == WARM_UP + ROUNDS:
+                raise DoneError
+        self.callgrind.zero()
+        self.turns, self.is_disturbed = 0, False
+
+    def _ask(self) -> None:
+        if self.requests.closes:
+            self.close()
+        if not self.sockets:
+            self.sockets = [socket.create_connection(self.address) for _ in range(self.requests.connections)]
+            for client in self.sockets:
+                client.setblocking(False)
+        for client in self.sockets:
+            self.number += 1
+            client.send(self.requests.text(self.number))
+            self.waiting[client] = b""
+
+    def close(self) -> None:
+        for client in self.sockets:
+            client.close()
+        self.sockets = []
+
+
+def count_requests(
+    callgrind: Callgrind, wsgi: SimpleNamespace, name: str, requests: Requests, fast_lane: bool
+) -> Round:
+    toggle = callgrind.toggle
+    server_class: Any = wsgi.simple_server.WSGIServer
+
+    class Server(server_class):  # type: ignore[misc]
+        def service_actions(self) -> None:
+            toggle()
+            clients.take_turn()
+            toggle()
+
+    with wsgi.simple_server.make_server("127.0.0.1", 0, APPS[requests.workload.app], Server) as server:
+        server.settings = dataclasses.replace(server.settings, fast_lane=fast_lane)
+        clients = Clients(callgrind, name, requests, server.server_address[:2])
+        toggle()
+        try:
+            server.serve_forever(0.01)
+        except DoneError:
+            pass  # raised between turns, when nothing is counted
+        finally:
+            clients.close()
+    return Round(requests.turns * requests.connections, "toggle", requests.turns)
+
+
+def count_calls(callgrind: Callgrind, wsgi: SimpleNamespace, name: str, work: Work) -> Round:
+    statement, names, _ = work(wsgi)
+    timer = timeit.Timer(statement, globals=names)
+    callgrind.count(name, lambda: timer.timeit(_CALLS))
+    return Round(_CALLS, "loop", 1)
+
+
+def count_row(callgrind: Callgrind, wsgi: SimpleNamespace, name: str) -> Round:
+    job = JOBS[name]
+    if isinstance(job.work, Requests):
+        return count_requests(callgrind, wsgi, name, job.work, job.fast_lane)
+    return count_calls(callgrind, wsgi, name, job.work)
+
+
+def main(library: str, twin: str, *names: str) -> None:
+    # For each seed another layout of memory, too, as long as this is held.
+    padding = [bytes(size) for size in range(0, 500, 16) for _ in range(50 * int(os.environ["PYTHONHASHSEED"]))]
+    wsgi = load(twin)
+    if wsgi is None:
+        raise SystemExit(f"the {twin} twin isn't here")
+    callgrind = Callgrind(library)
+    told: dict[str, dict[str, object]] = {}
+    with tempfile.NamedTemporaryFile() as file, open(os.devnull, "w", buffering=1) as nowhere:
+        file.write(_FILE)
+        file.flush()
+        os.environ["BENCH_FILE"] = file.name
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # what a collection costs, depends on what else there is
+        callgrind.count("toggle", lambda: None)
+        nothing = timeit.Timer("pass")
+        callgrind.count("loop", lambda: nothing.timeit(_CALLS))
+        with contextlib.redirect_stderr(nowhere):  # log lines are part of a request
+            for name in names:
+                try:
+                    told[name] = dataclasses.asdict(count_row(callgrind, wsgi, name))
+                except Exception as error:
+                    told[name] = {"error": f"{type(error).__name__}: {error}"}
+    json.dump(told, sys.stdout)
+    del padding
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
