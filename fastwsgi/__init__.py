@@ -1,8 +1,8 @@
 """fastwsgi: wsgiref made fit for production.
 
 The same six modules under the same names (``util``, ``headers``, ``handlers``, ``simple_server``,
-``validate``, ``types``), their hot paths compiled. Change the import, or call :func:`install` and leave
-the imports as they are. :func:`serve` is the production face of the same server.
+``validate``, ``types``), their hot paths compiled. Change the import, or call ``install()`` and leave
+the imports as they are. ``serve()`` is the production face of the same server.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ if TYPE_CHECKING or not _compiled:
         run_stock,
     )
 
-#: Which twin runs: ``"compiled"`` or ``"pure"``.
 implementation: str = "compiled" if _compiled else "pure"
+"""Which twin runs: ``"compiled"`` or ``"pure"``."""
 
 __all__ = [
     "Channel",

@@ -17,7 +17,7 @@ _ABSENT = object()
 
 
 class _Installation:
-    """What :func:`install` returns; leaving its ``with`` block takes back what that call has done."""
+    """What ``install()`` returns; leaving its ``with`` block takes back what that call has done."""
 
     def __init__(self, did_it: bool) -> None:
         self._did_it = did_it
@@ -42,7 +42,7 @@ def install() -> _Installation:
     its modules before (``from wsgiref.util import FileWrapper``) stay what they are. Installing twice
     changes nothing.
 
-    The result can be used in a ``with`` statement: at the block's end :func:`uninstall` is called if it
+    The result can be used in a ``with`` statement: at the block's end ``uninstall()`` is called if it
     was this call that installed, so of nested blocks the outermost restores.
     """
     global _replaced  # noqa: PLW0603
@@ -61,7 +61,7 @@ def install() -> _Installation:
 
 
 def uninstall() -> None:
-    """Undo :func:`install`, wherever it was called: wsgiref's modules are again what they were.
+    """Undo ``install()``, wherever it was called: wsgiref's modules are again what they were.
 
     A module that hadn't been imported is absent again. Does nothing if nothing is installed.
     """

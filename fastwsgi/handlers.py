@@ -101,21 +101,21 @@ class BaseHandler:
     wsgi_multiprocess: bool = True
     wsgi_run_once: bool = False
 
-    #: Whether we talk to the client itself, not to a gateway that reads a Status line.
     origin_server: bool = True
+    """Whether we talk to the client itself, not to a gateway that reads a Status line."""
     http_version: str = "1.0"
-    #: For SERVER_SOFTWARE and Server, if we are the origin server.
     server_software: str | None = None
+    """For SERVER_SOFTWARE and Server, if we are the origin server."""
 
-    #: Under every request's own variables; shared, so treat it as read-only.
     os_environ: MutableMapping[str, str] = read_environ()
+    """Under every request's own variables; shared, so treat it as read-only."""
 
-    #: The class of ``wsgi.file_wrapper``; None: there is none.
     wsgi_file_wrapper: type[FileWrapper] | None = FileWrapper
+    """The class of ``wsgi.file_wrapper``; None: there is none."""
     headers_class: type[Headers] = Headers
 
-    #: How many frames of a traceback are logged; None: all.
     traceback_limit: int | None = None
+    """How many frames of a traceback are logged; None: all."""
     error_status: str = "500 Internal Server Error"
     error_headers: list[tuple[str, str]] = [("Content-Type", "text/plain")]  # noqa: RUF012 - wsgiref's
     error_body: bytes = b"A server error occurred.  Please contact the administrator."
@@ -373,12 +373,15 @@ class SimpleHandler(BaseHandler):
         self.wsgi_multiprocess = multiprocess
 
     def get_stdin(self) -> InputStream:
+        """The stream that was given as stdin."""
         return self.stdin
 
     def get_stderr(self) -> ErrorStream:
+        """The stream that was given as stderr."""
         return self.stderr
 
     def add_cgi_vars(self) -> None:
+        """Put the variables that were given as environ into ``self.environ``."""
         self.environ.update(self.base_env)
 
     def _write(self, data: bytes) -> None:

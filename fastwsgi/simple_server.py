@@ -74,6 +74,7 @@ class ServerHandler(SimpleHandler):
     request_handler: WSGIRequestHandler
 
     def close(self) -> None:
+        """Have the answer logged, by ``request_handler.log_request()``; then close as ``BaseHandler`` does."""
         try:
             code = self.status.split(" ", 1)[0] if self.status else "-"
             self.request_handler.log_request(code, self.bytes_sent)
@@ -93,8 +94,8 @@ class WSGIServer(HTTPServer):
     address_family: int
     server_name: str
     server_port: int
-    #: Limits and timeouts; read when serving starts.
     settings: Settings = SETTINGS
+    """Limits and timeouts; read when serving starts."""
 
     _inside: _Inside | None = None
 

@@ -36,24 +36,41 @@ class StartResponse(Protocol):
 
 
 WSGIEnvironment: TypeAlias = dict[str, Any]
+"""The environ: a dict, and no other mapping. PEP 3333, "environ Variables"."""
+
 WSGIApplication: TypeAlias = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
+"""What is called for each request, and returns the blocks of the body. PEP 3333, "The Application/Framework Side"."""
 
 
 class InputStream(Protocol):
     """``environ["wsgi.input"]``: the request's body. PEP 3333, "Input and Error Streams"."""
 
-    def read(self, size: int = ..., /) -> bytes: ...
-    def readline(self, size: int = ..., /) -> bytes: ...
-    def readlines(self, hint: int = ..., /) -> list[bytes]: ...
+    def read(self, size: int = ..., /) -> bytes:
+        """Read so many bytes, or to the body's end."""
+        ...
+
+    def readline(self, size: int = ..., /) -> bytes:
+        """Read a line with its end, or so many bytes of it."""
+        ...
+
+    def readlines(self, hint: int = ..., /) -> list[bytes]:
+        """Read all lines; the hint, in bytes, of when to stop may be ignored."""
+        ...
+
     def __iter__(self) -> Iterator[bytes]: ...
 
 
 class ErrorStream(Protocol):
     """``environ["wsgi.errors"]``: where text about errors goes. PEP 3333, "Input and Error Streams"."""
 
-    def flush(self) -> object: ...
-    def write(self, s: str, /) -> object: ...
-    def writelines(self, seq: list[str], /) -> object: ...
+    def flush(self) -> object:
+        """Don't keep what was written in a buffer."""
+
+    def write(self, s: str, /) -> object:
+        """Write text."""
+
+    def writelines(self, seq: list[str], /) -> object:
+        """Write several texts, one after the other."""
 
 
 class _Readable(Protocol):

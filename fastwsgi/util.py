@@ -63,7 +63,7 @@ def application_uri(environ: WSGIEnvironment) -> str:
 def request_uri(environ: WSGIEnvironment, include_query: bool = True) -> str:
     """Return the URI the client asked for, with ``?QUERY_STRING`` unless *include_query* is false.
 
-    Raises what :func:`application_uri` raises. Source: PEP 3333, "URL Reconstruction".
+    Raises what ``application_uri()`` raises. Source: PEP 3333, "URL Reconstruction".
     """
     uri = application_uri(environ)
     path_info: str = environ.get("PATH_INFO", "")

@@ -1,7 +1,7 @@
 """Middleware that checks both sides of a WSGI call: the server's and the application's.
 
-:func:`validator` wraps an application. What breaks PEP 3333 raises ``AssertionError``; what is only
-questionable warns with :class:`WSGIWarning`. The request and the response pass through unchanged.
+``validator()`` wraps an application. What breaks PEP 3333 raises ``AssertionError``; what is only
+questionable warns with ``WSGIWarning``. The request and the response pass through unchanged.
 
 The checks are functions and wrapper classes of their own, usable one by one. None of them is an
 ``assert`` statement, so ``python -O`` doesn't switch them off. A message is put together only when its
@@ -188,7 +188,7 @@ class WriteWrapper:
 
 
 class PartialIteratorWrapper:
-    """An iterable around *wsgi_iterator* that gives an :class:`IteratorWrapper` when iterated over."""
+    """An iterable around *wsgi_iterator* that gives an ``IteratorWrapper`` when iterated over."""
 
     def __init__(self, wsgi_iterator: Iterable[bytes]) -> None:
         self.iterator = wsgi_iterator
@@ -249,7 +249,7 @@ class IteratorWrapper:
 def check_environ(environ: object) -> None:
     """Check the dict a server passes to the application. PEP 3333, "environ Variables".
 
-    Beyond ``AssertionError`` and :class:`WSGIWarning`: ``KeyError`` without ``wsgi.url_scheme``,
+    Beyond ``AssertionError`` and ``WSGIWarning``: ``KeyError`` without ``wsgi.url_scheme``,
     ``SCRIPT_NAME`` or ``PATH_INFO``, ``TypeError`` for a key that isn't a string, ``ValueError`` for a
     ``CONTENT_LENGTH`` that isn't a number.
     """

@@ -78,7 +78,7 @@ def test_each_option_is_described_with_its_default() -> None:
     for flag, default in re.findall(r"^\| `(--[a-z-]+)` \| (.*?) \|", text_of(SERVE), re.MULTILINE):
         assert flag not in described
         described[flag] = default.strip("`")
-    expected = {options.flag(name): options._text(option) or "none" for name, option in options.OPTIONS.items()}
+    expected = {options.flag(name): options.default_text(option) or "none" for name, option in options.OPTIONS.items()}
     expected["--bind"] = "127.0.0.1:8000"
     assert described == expected
 

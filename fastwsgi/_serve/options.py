@@ -190,7 +190,7 @@ def _arguments(option: Field[Any]) -> dict[str, Any]:
     meaning, unit, choices = (option.metadata[key] for key in ("meaning", "unit", "choices"))
     default = option.default
     seconds = " seconds" if unit == "seconds" else ""
-    arguments: dict[str, Any] = {"help": f"{meaning} (default: {_text(option) or 'none'}{seconds})"}
+    arguments: dict[str, Any] = {"help": f"{meaning} (default: {default_text(option) or 'none'}{seconds})"}
     if isinstance(default, bool):
         arguments["action"] = argparse.BooleanOptionalAction
         return arguments
@@ -240,7 +240,7 @@ def describe(options: Options, origins: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines)
 
 
-def _text(option: Field[Any]) -> str:
+def default_text(option: Field[Any]) -> str:
     """An option's default, as one would write it."""
     default: Any = option.default
     if isinstance(default, bool):

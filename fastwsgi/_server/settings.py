@@ -40,30 +40,35 @@ class Settings:
     """Bounds on what a client may send and on how long it may take; sizes in bytes, times in seconds."""
 
     max_request_line: int = setting(
-        8190, "bytes", "A request line without its end; RFC 9112 section 3 wants at least 8000.", between=(8, 1 << 20)
+        8190,
+        "bytes",
+        "A request line without its end; more is 414. RFC 9112 section 3 wants at least 8000.",
+        between=(8, 1 << 20),
     )
     max_field_section: int = setting(
         65536,
         "bytes",
-        "All field lines together, and a trailer section: a head never costs more memory than this.",
+        "All field lines together, and a trailer section; more is 431. A head never costs more memory than this.",
         between=(64, 1 << 24),
     )
     max_fields: int = setting(
         100,
         "number",
-        "Field lines in a head; browsers send about 15, and each becomes an environ key.",
+        "Field lines in a head; more is 431. Browsers send about 15, and each becomes an environ key.",
         between=(1, 10_000),
     )
     max_body: int = setting(
         1 << 30,
         "bytes",
-        "A body; what is over it in memory goes to a temporary file, so this bounds the disk.",
+        "A body; more is 413. Each is received whole before the application is called, so this, times the clients you"
+        " allow, is the disk you need.",
         between=(0, 1 << 50),
     )
     max_body_in_memory: int = setting(
         512 * 1024,
         "bytes",
-        "A body that is held in memory: most forms and API calls, and no harm in a hundred at a time.",
+        "A body that is held in memory: most forms and API calls, and no harm in a hundred at a time. A larger one goes"
+        " to a temporary file.",
         between=(0, 1 << 30),
     )
     max_chunk_line: int = setting(
@@ -72,7 +77,8 @@ class Settings:
     max_connections: int = setting(
         10_000,
         "number",
-        "Connections at a time; over it accepting pauses. Each idle one costs a file descriptor and under 2 KiB.",
+        "Connections at a time; over it accepting pauses, as it does without file descriptors. Each idle one costs one"
+        " of these (raise ulimit -n, which is often 1024) and under 2 KiB.",
         between=(1, 1_000_000),
     )
     max_output: int = setting(

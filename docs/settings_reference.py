@@ -1,0 +1,100 @@
+"""Writes docs/settings.md, the reference of all settings, from the dataclass that has them.
+
+``python -m docs.settings_reference`` in the top directory; with ``--check`` it only tells whether the file is current.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+from fastwsgi._serve.options import GROUPS, OPTIONS, default_text, flag, variable
+from fastwsgi._server.settings import Settings
+
+PAGE = Path(__file__).with_name("settings.md")
+
+HEAD = """\
+<!-- Made by "python -m docs.settings_reference" from fastwsgi/_serve/options.py and _server/settings.py. -->
+# Settings
+
+All settings of `fastwsgi.serve()` and `python -m fastwsgi`. Each has three names that are held to the same rule: a
+keyword argument, a flag, an environment variable. A keyword argument or a flag wins over the variable, the variable
+over the default. `python -m fastwsgi --print-config` shows each value and where it comes from.
+
+As text, sizes take `k`, `m` and `g` for 1024, 1024² and 1024³ bytes, and addresses and names are separated by commas
+or spaces; a flag that takes them may be repeated. A yes-or-no flag has a `--no-` form; a variable says `1`, `true`,
+`yes` or `on`, or `0`, `false`, `no` or `off`, and an empty one says nothing. A value out of its range ends the program
+with status 2; `serve()` raises `ValueError`, or `TypeError` for a value of the wrong type.
+
+A `make_server` script has the limits, the timeouts, `fast_lane` and `poller` in `WSGIServer.settings`
+([how to change them](swap.md#limits)). Which ones to set, and to what, is in [Serving in production](serve.md).
+"""
+
+
+def page() -> str:
+    """The page as it ought to be."""
+    parts = [HEAD]
+    for group in GROUPS:
+        parts.append(f"\n## {group[0].upper()}{group[1:]}\n")
+        parts += [entry(option) for option in OPTIONS.values() if option.metadata["group"] == group]
+    return "".join(parts)
+
+
+def entry(option: Field[Any]) -> str:
+    """An option's heading, its names, values and default, and its meaning."""
+    name = option.name
+    default = default_text(option)
+    shown = f"default `{default}`" if default else "no default"
+    own = Settings.__dataclass_fields__.get(name, option).default
+    if own != option.default:
+        shown += f" (`{own:g}` in `WSGIServer.settings`)"
+    facts = " · ".join(filter(None, [f"`{flag(name)}`", f"`{variable(name)}`", values(option), shown]))
+    return f"\n### `{name}`\n\n{facts}\n\n{option.metadata['meaning']}\n"
+
+
+def values(option: Field[Any]) -> str:
+    """What the option may be: its unit and range, or its choices."""
+    unit, between, choices = (option.metadata[key] for key in ("unit", "between", "choices"))
+    if choices:
+        return " or ".join(f"`{choice}`" for choice in choices)
+    if isinstance(option.default, bool):
+        return "yes or no"
+    if between is None:
+        return f"a {unit}" if unit in ("file", "format") else str(unit)
+    if unit == "bytes":
+        return " to ".join(map(size, between))
+    least, most = (grouped(bound) for bound in between)
+    return f"{least} to {most} {unit}" if unit != "number" else f"a number, {least} to {most}"
+
+
+def grouped(bound: float) -> str:
+    """A number in digits, the long ones in groups."""
+    digits = f"{bound:,.3f}".rstrip("0").rstrip(".")
+    return digits.replace(",", "" if bound < 10_000 else "\N{NO-BREAK SPACE}")
+
+
+def size(octets: float) -> str:
+    """A number of bytes, in the largest unit of which it is a whole number."""
+    count, units = int(octets), ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while count and count % 1024 == 0:
+        count //= 1024
+        units.pop(0)
+    return f"{count}\N{NO-BREAK SPACE}{units[0]}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if the file isn't current")
+    if not parser.parse_args().check:
+        PAGE.write_text(page(), encoding="utf-8")
+    elif PAGE.read_text(encoding="utf-8") != page():
+        print("docs/settings.md isn't current: python -m docs.settings_reference makes it anew", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""What mkdocs is to know of the repository around docs/, and a check of the site it has made. A hook of mkdocs.yml.
+
+A paragraph that is nothing but a link to a Markdown file outside docs/, or to a section of one, is replaced by what it
+leads to, so that no text stands twice. Links to the examples lead to copies of them in the site.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Where files outside docs/ are in the site.
+_PLACES = {"CHANGELOG.md": "changelog.md", "README.md": "index.md", "bench/README.md": "performance.md"}
+
+_HEADING_OR_INCLUSION = re.compile(
+    r"^(?:(?P<level>#+) .*|\[[^\]\n]*\]\(\.\./(?P<name>[\w./-]+\.md)(?:#(?P<section>[\w-]+))?\))$", re.MULTILINE
+)
+_LINK = re.compile(r"\]\(([^)\s#]+)((?:#[^)\s]*)?)\)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the examples to the site, as they are."""
+    for path in sorted((ROOT / "examples").rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            name = path.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, name, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Replace inclusions, and let links out of docs/ lead into the site."""
+    level = 1
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal level
+        if match["level"]:
+            level = len(match["level"])
+            return match[0]
+        return _included(match["name"], match["section"], level)
+
+    return _HEADING_OR_INCLUSION.sub(replace, markdown).replace("](../examples/", "](examples/")
+
+
+def _included(name: str, section: str | None, level: int) -> str:
+    """A file, or a section of it, without its heading, and with links as they must be in a page in docs/.
+
+    level: how deep the heading is below which it stands.
+    """
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if name == "CHANGELOG.md":
+        text = text.replace("<!-- towncrier release notes start -->", _unreleased())
+    if section is None:
+        text = re.sub(r"\A# .*\n", "", text)
+    else:
+        sections = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+        text = dict(zip(sections[1::2], sections[2::2], strict=True))[section.capitalize()]
+    text = re.sub("^##", "#" * (level + 1), text, flags=re.MULTILINE)
+    return _LINK.sub(lambda match: f"]({_from_docs(name, match[1])}{match[2]})", text)
+
+
+def _from_docs(name: str, target: str) -> str:
+    """Where a link in a file of the repository leads, seen from docs/."""
+    if urlsplit(target).scheme:
+        return target
+    path = (ROOT / name).parent.joinpath(target).resolve().relative_to(ROOT).as_posix()
+    return _PLACES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else f"../{path}")
+
+
+def _unreleased() -> str:
+    """The next release's part of the changelog, made of the news fragments."""
+    command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "unreleased"]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise PluginError(f"towncrier: {finished.stderr}")
+    return re.sub(r"\A## .*", "## Not released yet", finished.stdout)
+
+
+class _Loads(HTMLParser):
+    """Finds what a page loads from elsewhere, as opposed to where it leads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.foreign: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            leads = tag == "a" or (tag, dict(attrs).get("rel")) == ("link", "canonical")
+            if name in ("src", "href", "srcset", "data", "poster") and not leads and urlsplit(value or "").netloc:
+                self.foreign.append(f"<{tag} {name}={value}>")
+
+
+def foreign_loads(site: Path) -> list[str]:
+    """What the pages and style sheets of a built site load from other hosts."""
+    found = []
+    for path in sorted(site.rglob("*")):
+        if path.suffix == ".html":
+            parser = _Loads()
+            parser.feed(path.read_text(encoding="utf-8"))
+            found += [f"{path.relative_to(site)}: {each}" for each in parser.foreign]
+        elif path.suffix == ".css":
+            urls = re.findall(r"url\(\s*['\"]?((?:https?:)?//[^)'\"]*)|@import\s+['\"]", path.read_text("utf-8"))
+            found += [f"{path.relative_to(site)}: {each}" for each in urls]
+    return found
+
+
+def on_post_build(config: Any) -> None:
+    """Refuse a site that isn't complete in itself."""
+    found = foreign_loads(Path(config["site_dir"]))
+    if found:
+        raise PluginError("the site loads from other hosts:\n" + "\n".join(found))
