@@ -10,7 +10,7 @@ BUILT := $(VENV)/.built
 # The legs that this interpreter can run: PyPy has no compiled twin.
 LEGS ?= $(shell $(PYTHON) -c 'import sys; print("compiled pure stdlib" if sys.implementation.name == "cpython" else "pure stdlib")')
 
-.PHONY: run test lint types bench scaling instructions clean
+.PHONY: run test lint types bench scaling instructions docs clean
 
 run: $(BUILT)
 	$(BIN)/python -m fastwsgi --bind 127.0.0.1:$(PORT)
@@ -28,6 +28,10 @@ types: $(VENV)/.lint
 	@# Many lines, and of interest only if a public name is without a type.
 	@report=$$(PYTHONPATH=. $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes fastwsgi --ignoreexternal) \
 	  || { echo "$$report"; exit 1; }
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m docs.settings_reference --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(BUILT)
 	$(BIN)/python -m fastwsgi.bench
@@ -55,6 +59,10 @@ $(VENV)/.test: $(BUILT) pyproject.toml
 
 $(VENV)/.lint: $(BUILT) pyproject.toml
 	$(BIN)/python -m pip install -q --group lint
+	@touch $@
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install -q --group docs
 	@touch $@
 
 clean:

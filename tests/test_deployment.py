@@ -1,10 +1,9 @@
-"""What the documents and the examples of deployment say: that it's complete, runs, and is so."""
+"""The files for deployment: accepted by the programs they are for, in keeping with each other, and at work."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import json
 import os
 import re
@@ -21,163 +20,18 @@ from typing import Any
 
 import pytest
 
+from documents import ROOT, accepted, text_of
 from event_servers import CERTIFICATE
 from fastwsgi._serve import options
-from fastwsgi._serve.access_log import AccessLog
-from fastwsgi._serve.bind import parse_bind
-from fastwsgi._serve.cli import main
-from fastwsgi._serve.proxies import Proxies
-from serving import TIMEOUT, Address, Answer, fetch, program_environment, program_path, running
+from serving import TIMEOUT, Address, Answer, fetch, program_environment, program_path
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DEPLOY = ROOT / "examples" / "deploy"
-SERVE = ROOT / "docs" / "serve.md"
-
-#: Flags of other programs that the documents name.
-OTHERS_FLAGS = {"--init", "--kill-whom", "--max-requests", "--noreload", "--now", "--time", "--timeout"}
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in options.OPTIONS:
         monkeypatch.delenv(options.variable(name), raising=False)
-
-
-def text_of(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    """The code of a document's blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text_of(path), re.MULTILINE | re.DOTALL)
-
-
-def accepted(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The options that our command line makes of arguments; it ends the test if it refuses them."""
-    capsys.readouterr()
-    assert main([*arguments, "--print-config"]) == 0
-    values = {}
-    for line in capsys.readouterr().out.splitlines():
-        name, _, value = line.partition("  #")[0].partition(" = ")
-        values[name] = eval(value)
-    assert values.keys() == options.OPTIONS.keys()
-    # What is only looked at when it's used.
-    for text in values["bind"]:
-        parse_bind(text)
-    Proxies(values["forwarded_allow_ips"], values["forwarded_fields"])
-    AccessLog(values["access_log_format"], io.StringIO())
-    return values
-
-
-# ---- documents -----------------------------------------------------------------------------------------
-
-
-def test_each_option_is_described_with_its_default() -> None:
-    described = {}
-    for flag, default in re.findall(r"^\| `(--[a-z-]+)` \| (.*?) \|", text_of(SERVE), re.MULTILINE):
-        assert flag not in described
-        described[flag] = default.strip("`")
-    expected = {options.flag(name): options.default_text(option) or "none" for name, option in options.OPTIONS.items()}
-    expected["--bind"] = "127.0.0.1:8000"
-    assert described == expected
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_flags_exist(path: Path) -> None:
-    known = {options.flag(name) for name in options.OPTIONS} | {"--help", "--no-", "--print-config", "--version"}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text_of(path)))
-    assert named <= known | OTHERS_FLAGS, "a flag that no program here has"
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_variables_exist(path: Path) -> None:
-    known = {options.variable(name) for name in options.OPTIONS} | {"FASTWSGI_PURE", "FASTWSGI_REQUIRE_SPEEDUPS"}
-    assert set(re.findall(r"FASTWSGI_[A-Z_]*[A-Z]", text_of(path))) <= known
-
-
-def commands(path: Path) -> Iterator[list[str]]:
-    """The arguments of each "python -m fastwsgi" in a document's blocks."""
-    for block in blocks(path, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:3] == ["python", "-m", "fastwsgi"]:
-                yield words[3:]
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_commands_are_accepted(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = list(commands(path))
-    assert len(found) >= {"serve.md": 7, "README.md": 1}.get(path.name, 0)
-    for arguments in found:
-        accepted(arguments, capsys)
-
-
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", text_of(path)):
-        assert "://" in target or (path.parent / target).exists(), target
-
-
-# Runs a document's code on a free port, which it says.
-PRELUDE = """
-import fastwsgi
-from fastwsgi import simple_server
-from fastwsgi.simple_server import demo_app as app
-
-bind = simple_server.make_server
-
-def make_server(host, port, app):
-    server = bind(host and "127.0.0.1", port and 0, app)
-    print(f"serving on http://127.0.0.1:{server.server_port}/", flush=True)
-    return server
-
-simple_server.make_server = make_server
-"""
-POSTLUDE = """
-if "server" in globals():
-    server.server_close()
-"""
-
-
-def programs() -> list[Any]:
-    """Each block of Python, after those before it in the same document that end by themselves."""
-    found = []
-    for path in DOCUMENTS:
-        before = ""
-        for number, block in enumerate(blocks(path, "python"), 1):
-            found.append(pytest.param(before + block, serves(block), id=f"{path.name}-{number}"))
-            if not serves(block):
-                before += block + "\n"
-    return found
-
-
-def serves(block: str) -> bool:
-    return "serve_forever()" in block or "fastwsgi.serve(" in block
-
-
-def test_documents_have_programs() -> None:
-    assert {"README.md-1", "README.md-2", "serve.md-1", "server.md-1"} <= {program.id for program in programs()}
-
-
-@pytest.mark.parametrize(("code", "is_server"), programs())
-def test_code_runs(code: str, is_server: bool, tmp_path: Path) -> None:
-    script = tmp_path / "documented.py"
-    script.write_text(PRELUDE + code.replace(":8000", ":0") + POSTLUDE, encoding="utf-8")
-    arguments = ["-W", "error", str(script)]
-    if not is_server:
-        command = [sys.executable, *arguments]
-        finished = subprocess.run(
-            command, env=program_environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
-        assert (finished.returncode, finished.stderr) == (0, "")
-        return
-    announcement = r"serving on http://127\.0\.0\.1:(?P<port>\d+)/"
-    with running(arguments, announcement, environment=program_environment()) as program:
-        answer = fetch(program.address, "/")
-    assert answer.status == 200
-    assert answer.body.startswith((b"Hello World", b"Hello world!"))
-    assert "Traceback" not in program.stderr
 
 
 # ---- what the files for deployment say -----------------------------------------------------------------
