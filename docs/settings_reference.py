@@ -51,7 +51,7 @@ def entry(option: Field[Any]) -> str:
     own = Settings.__dataclass_fields__.get(name, option).default
     if own != option.default:
         shown += f" (`{own:g}` in `WSGIServer.settings`)"
-    facts = " · ".join(filter(None, [f"`{flag(name)}`", f"`{variable(name)}`", values(option), shown]))
+    facts = " · ".join([f"`{flag(name)}`", f"`{variable(name)}`", values(option), shown])
     return f"\n### `{name}`\n\n{facts}\n\n{option.metadata['meaning']}\n"
 
 
@@ -82,7 +82,7 @@ def size(octets: float) -> str:
     while count and count % 1024 == 0:
         count //= 1024
         units.pop(0)
-    return f"{count}\N{NO-BREAK SPACE}{units[0]}"
+    return f"{count}\N{NO-BREAK SPACE}{units[0] if octets != 1 else 'byte'}"
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """What mkdocs is to know of the repository around docs/, and a check of the site it has made. A hook of mkdocs.yml.
 
 A paragraph that is nothing but a link to a Markdown file outside docs/, or to a section of one, is replaced by what it
-leads to, so that no text stands twice. Links to the examples lead to copies of them in the site.
+leads to, so that no text stands twice. Links to the files for deployment lead to copies of them in the site.
 """
 
 from __future__ import annotations
@@ -29,11 +29,9 @@ _LINK = re.compile(r"\]\(([^)\s#]+)((?:#[^)\s]*)?)\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the examples to the site, as they are."""
-    for path in sorted((ROOT / "examples").rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            name = path.relative_to(ROOT).as_posix()
-            files.append(File.generated(config, name, abs_src_path=str(path)))
+    """Add the files for deployment to the site, as they are."""
+    for path in sorted((ROOT / "examples" / "deploy").iterdir()):
+        files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
 
 
