@@ -1,7 +1,7 @@
 """What mkdocs is to know of the repository around docs/, and a check of the site it has made. A hook of mkdocs.yml.
 
 A paragraph that is nothing but a link to a Markdown file outside docs/, or to a section of one, is replaced by what it
-leads to, so that no text stands twice. Links to the files for deployment lead to copies of them in the site.
+leads to, so that no text stands twice. Links to files in some other directories lead to copies of them in the site.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Where files outside docs/ are in the site.
+#: Whose files the site has copies of, in the same place.
+COPIED = ("examples/deploy", "bench/results")
+# Where the text of other files outside docs/ is in the site.
 _PLACES = {"CHANGELOG.md": "changelog.md", "README.md": "index.md", "bench/README.md": "performance.md"}
 
 _HEADING_OR_INCLUSION = re.compile(
     r"^(?:(?P<level>#+) .*|\[[^\]\n]*\]\(\.\./(?P<name>[\w./-]+\.md)(?:#(?P<section>[\w-]+))?\))$", re.MULTILINE
 )
-_LINK = re.compile(r"\]\(([^)\s#]+)((?:#[^)\s]*)?)\)")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)((?:#[^)\s]*)?)\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files for deployment to the site, as they are."""
-    for path in sorted((ROOT / "examples" / "deploy").iterdir()):
+    """Add to the site what it has copies of."""
+    for path in [path for folder in COPIED for path in sorted((ROOT / folder).glob("*"))]:
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
 
@@ -46,7 +48,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return match[0]
         return _included(match["name"], match["section"], level)
 
-    return _HEADING_OR_INCLUSION.sub(replace, markdown).replace("](../examples/", "](examples/")
+    markdown = _HEADING_OR_INCLUSION.sub(replace, markdown)
+    for folder in COPIED:
+        markdown = markdown.replace(f"](../{folder}/", f"]({folder}/")
+    return markdown
 
 
 def _included(name: str, section: str | None, level: int) -> str:
@@ -63,15 +68,17 @@ def _included(name: str, section: str | None, level: int) -> str:
         sections = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
         text = dict(zip(sections[1::2], sections[2::2], strict=True))[section.capitalize()]
     text = re.sub("^##", "#" * (level + 1), text, flags=re.MULTILINE)
-    return _LINK.sub(lambda match: f"]({_from_docs(name, match[1])}{match[2]})", text)
+    return _LINK.sub(lambda match: _from_docs(name, *match.groups()), text)
 
 
-def _from_docs(name: str, target: str) -> str:
-    """Where a link in a file of the repository leads, seen from docs/."""
-    if urlsplit(target).scheme:
-        return target
-    path = (ROOT / name).parent.joinpath(target).resolve().relative_to(ROOT).as_posix()
-    return _PLACES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else f"../{path}")
+def _from_docs(name: str, shown: str, target: str, anchor: str) -> str:
+    """A link in a file of the repository as it must be in docs/; one to a directory isn't one any more."""
+    if not urlsplit(target).scheme:
+        path = (ROOT / name).parent.joinpath(target).resolve().relative_to(ROOT).as_posix()
+        if path in COPIED:
+            return shown
+        target = _PLACES.get(path) or (path.removeprefix("docs/") if path.startswith("docs/") else f"../{path}")
+    return f"[{shown}]({target}{anchor})"
 
 
 def _unreleased() -> str:

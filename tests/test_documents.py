@@ -25,7 +25,9 @@ from fastwsgi.bench import cli as bench
 DOCS = ROOT / "docs"
 
 #: Flags of other programs that the documents name.
-OTHERS_FLAGS = {"--init", "--kill-whom", "--max-requests", "--noreload", "--now", "--time", "--timeout", "--verbose"}
+OTHERS_FLAGS = {
+    "--http", "--init", "--kill-whom", "--max-requests", "--noreload", "--now", "--time", "--timeout", "--verbose",
+}  # fmt: skip
 
 
 def script(name: str) -> ModuleType:
