@@ -37,6 +37,8 @@ NOT_RUN = {
     "python -m bench.servers": "it takes half an hour",
     "python -m bench.crowd": "it takes minutes, and ten thousand descriptors",
     "python -m bench.readme": "it changes the README",
+    "python -m bench.instructions": "it takes a minute; test_instructions.py counts what it needs",
+    "python -m bench.scaling": "it takes two minutes",
 }
 
 

@@ -47,6 +47,8 @@ def script(name: str) -> ModuleType:
 def test_flags_exist(path: Path) -> None:
     known = {options.flag(name) for name in options.OPTIONS} | {"--help", "--no-", "--print-config", "--version"}
     known |= {flag for action in bench.make_parser()._actions for flag in action.option_strings}
+    for program in (ROOT / "bench").glob("*.py"):  # not imported: they are for Linux
+        known |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', program.read_text(encoding="utf-8")))
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text_of(path)))
     assert named <= known | OTHERS_FLAGS, "a flag that no program here has"
 
