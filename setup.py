@@ -1,7 +1,9 @@
 """The build's one decision: the compiled twin, or the pure one with a notice.
 
 ``FASTWSGI_PURE=1`` skips the extension; ``FASTWSGI_REQUIRE_SPEEDUPS=1`` makes
-a failed compile fatal. Everything else about the package is in pyproject.toml.
+a failed compile fatal. ``FASTWSGI_BUILD=debug`` and ``FASTWSGI_BUILD=sanitize``
+are for tests, and need GCC or Clang. Everything else about the package is in
+pyproject.toml.
 """
 
 import os
@@ -11,6 +13,14 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+# The three builds: the flags of the C compiler, and what Cython checks. Nothing of ours counts from the end of
+# a sequence, so wraparound is off in all of them.
+RELEASE = ["-O3", "-g0", "-fvisibility=hidden"]
+DEBUG = ["-Og", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+UNCHECKED = {"boundscheck": False, "initializedcheck": False, "wraparound": False}
+CHECKED = {"boundscheck": True, "initializedcheck": True, "wraparound": False, "nonecheck": True}
 
 
 def asked(variable: str) -> bool:
@@ -41,8 +51,17 @@ def extensions() -> list[Extension]:
     if asked("FASTWSGI_PURE") or platform.python_implementation() != "CPython":
         return []
     parts = sorted(map(str, Path("fastwsgi").glob("_speedups_*.pxi")))
-    flags = [] if os.name == "nt" else ["-O3", "-g0", "-fvisibility=hidden"]
-    return [Extension("fastwsgi._speedups", ["fastwsgi/_speedups.pyx"], depends=parts, extra_compile_args=flags)]
+    extension = Extension("fastwsgi._speedups", ["fastwsgi/_speedups.pyx"], depends=parts)
+    build = os.environ.get("FASTWSGI_BUILD") or "release"
+    if build not in ("release", "debug", "sanitize"):
+        raise SystemExit(f"FASTWSGI_BUILD is release, debug or sanitize, not {build!r}")
+    extension.cython_directives = CHECKED if build == "debug" else UNCHECKED  # type: ignore[attr-defined]
+    if os.name != "nt":
+        extension.extra_compile_args = RELEASE if build == "release" else DEBUG
+    if build == "sanitize":
+        extension.extra_compile_args = DEBUG + SANITIZERS
+        extension.extra_link_args = SANITIZERS
+    return [extension]
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuildExt})

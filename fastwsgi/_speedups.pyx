@@ -1,5 +1,5 @@
-# cython: language_level=3, binding=True, boundscheck=False, wraparound=False, initializedcheck=False
-# cython: embedsignature=True, embedsignature.format=clinic
+# cython: language_level=3, binding=True, embedsignature=True, embedsignature.format=clinic
+# What is checked besides is up to the build: setup.py.
 """The compiled twin: the inner loops of ``_fallback.py``, same names in the same order.
 
 Each function handles what nearly every call is: exact str, list, tuple and bytes, text within Latin-1,

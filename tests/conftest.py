@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+import generated  # noqa: F401 - what it registers has to be there when the command line is read
 from differences import DIFFERENCES
 from surface import MODULES
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -196,6 +197,20 @@ def test_a_broken_extension_is_an_error(content: bytes, tree: Path) -> None:
     assert extension.name in finished.stderr
     # Asked for by name, the pure twin doesn't touch it.
     assert used(tree, environment(FASTWSGI_PURE="1")) == ("pure", "fastwsgi._fallback")
+
+
+def test_a_build_that_nobody_knows_is_an_error(tree: Path) -> None:
+    finished = python("setup.py", "--version", cwd=tree, env=environment(FASTWSGI_BUILD="fast"), check=False)
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1] == "FASTWSGI_BUILD is release, debug or sanitize, not 'fast'"
+
+
+def test_what_cython_checks_is_up_to_the_build() -> None:
+    """A directive in the source would win over setup.py's, and a debug build check nothing."""
+    directive = re.compile("boundscheck|initializedcheck|nonecheck|wraparound")
+    assert directive.search((SOURCE / "setup.py").read_text(encoding="utf-8"))
+    for path in (SOURCE / "fastwsgi").glob("_speedups*.p[yx][xi]"):
+        assert not directive.search(path.read_text(encoding="utf-8")), path.name
 
 
 @pytest.mark.compiled

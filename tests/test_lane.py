@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from event_servers import returning
@@ -26,6 +26,7 @@ from fastwsgi._server.connection import Connection
 from fastwsgi._server.loop import SharedLoop
 from fastwsgi.simple_server import ServerHandler, WSGIRequestHandler, make_server
 from fastwsgi.validate import validator
+from generated import examples
 from serving import Address, serving
 from test_simple_server import send
 
@@ -377,7 +378,7 @@ REQUEST = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150, deadline=None)
 @given(st.lists(REQUEST, min_size=1, max_size=4), st.sampled_from(["one block", "generator", "reads", "write"]))
 def test_any_requests_one_after_the_other(pair: Pair, requests: list[bytes], application: str) -> None:
     pair.compare(APPLICATIONS[application], b"".join(requests), "whole")

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastwsgi.handlers import SimpleHandler
+from generated import examples
 from twins import Text
 
 pytestmark = pytest.mark.compiled
@@ -180,7 +181,7 @@ def observe(handler_class: type[SimpleHandler], *script: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("classes", [(Named, ByHooks), (Closing, ClosingByHooks)], ids=["stock close", "own close"])
-@settings(max_examples=1500, deadline=None)
+@examples(1500, deadline=None)
 @given(BEFORE, STEPS, KINDS, st.booleans())
 @example([("start", "200 OK", [])], [("block", b"a")], "sized", True)
 @example([("start", "200 OK", []), ("write", b"x")], [("block", b"a"), ("raise",)], "body", False)

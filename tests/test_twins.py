@@ -7,10 +7,11 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastwsgi import _fallback as pure
+from generated import examples
 from twins import Text, outcome
 
 if sys.implementation.name == "cpython":
@@ -122,7 +123,7 @@ PureChild.__name__ = CompiledChild.__name__ = "Child"
 
 
 @pytest.mark.parametrize("child", [False, True], ids=["Headers", "a subclass"])
-@settings(max_examples=300)
+@examples(300)
 @given(fields=st.none() | odd(FIELDS), operations=OPERATIONS)
 def test_headers(child: bool, fields: Any, operations: list[tuple[Any, ...]]) -> None:
     classes = (CompiledChild, PureChild) if child else (compiled.Headers, pure.Headers)
@@ -216,7 +217,7 @@ def parsed(twin: Any, data: Any, *args: Any) -> tuple[Any, ...]:
     return outcome(lambda: parts(twin.parse_head(data, *args)))
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(HEADS, st.sampled_from([8190, 20]), st.sampled_from([100, 33, 32, 3, 0]), st.booleans())
 @example(b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 33 + b"\r\n", 8190, 100, False)
 @example(b"GET / HTTP/1.1\r\n\n", 8190, 100, True)
@@ -232,13 +233,13 @@ def test_parse_head(data: bytes, max_line: int, max_fields: int, tolerant: bool)
         )
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(st.binary(max_size=60) | HEADS, st.booleans())
 def test_parse_head_of_anything(data: bytes, tolerant: bool) -> None:
     assert parsed(compiled, data, 8190, 100, tolerant) == parsed(pure, data, 8190, 100, tolerant)
 
 
-@settings(max_examples=1000)
+@examples(1000)
 @given(
     HEADS,
     st.booleans(),
