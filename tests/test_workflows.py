@@ -14,6 +14,9 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PYTHONS = set(re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PYPROJECT))
 
+# Of the jobs that need others than to check out.
+RIGHTS = {"publish": {"id-token": "write", "attestations": "write"}, "all": {}}
+
 each = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 
 
@@ -59,8 +62,7 @@ def test_a_workflow_may_nothing_and_its_jobs_little(path: Path) -> None:
     assert workflow["permissions"] == {}
     assert workflow["concurrency"]
     for name, job in workflow["jobs"].items():
-        rights = {"id-token": "write", "attestations": "write"} if name == "publish" else {"contents": "read"}
-        assert job["permissions"] == rights, name
+        assert job["permissions"] == RIGHTS.get(name, {"contents": "read"}), name
 
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=list(JOBS))
@@ -94,6 +96,12 @@ def test_every_python_gets_its_wheels() -> None:
     ]  # fmt: skip
 
 
+def test_one_job_stands_for_all_of_them() -> None:
+    every = read(ROOT / ".github/workflows/tests.yml")["jobs"]
+    assert set(every["all"]["needs"]) == set(every) - {"all"}
+    assert every["all"]["if"] == "always()"
+
+
 def test_only_a_tag_is_published_and_only_after_all_jobs() -> None:
     every = read(ROOT / ".github/workflows/wheels.yml")["jobs"]
     publish = every["publish"]
@@ -107,7 +115,7 @@ def test_what_workflows_make_is_in_the_makefile() -> None:
     targets = set(re.findall(r"^([a-z][a-z ]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     targets = {name for names in targets for name in names.split()}
     made = set(re.findall(r"^\s*make ([a-z]+)", commands(), re.MULTILINE))
-    assert {"test", "lint", "workflows", "debug", "sanitize", "fuzz", "wheel"} <= made
+    assert {"test", "lint", "workflows", "debug", "sanitize", "fuzz", "bench", "instructions", "docs", "wheel"} <= made
     assert made <= targets
 
 
