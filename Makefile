@@ -29,7 +29,8 @@ fuzz: $(VENV)/.test
 # The tests of what the extension does itself, on one that checks itself: with assertions and Cython's checks, or with
 # the sanitizers for addresses and undefined behaviour, which need GCC. Each is built in a copy of the checkout, so
 # that nobody finds it here. "make debug VENV=.venv-debug PYTHON=python3-dbg" has the interpreter check itself, too.
-CHECKED := twins headers request_head framing lane short_cut handlers util validate responses sending event_server
+CHECKED := twins headers request_head framing lane short_cut handlers util validate responses sending event_server \
+	references
 RUN_CHECKED = $(abspath $(BIN))/python -X dev -m pytest -q -n $(JOBS) --capture=sys --timeout=600 \
 	--hypothesis-profile=checked $(CHECKED:%=tests/test_%.py) $(ARGS)
 
