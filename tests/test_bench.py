@@ -508,3 +508,16 @@ def test_a_chart_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "--plot needs matplotlib: pip install 'fastwsgi-toolkit[bench]'" in capsys.readouterr().err
 
 
+
+
+# ---- the README --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="what compares servers is for POSIX")
+def test_the_readme_shows_the_committed_runs() -> None:
+    from bench import readme
+
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.with_blocks(text) == text, "python -m bench.readme writes it anew"
+    with pytest.raises(SystemExit, match="no place for hot_paths"):
+        readme.with_blocks(text.replace("<!-- begin hot_paths -->", ""))
