@@ -78,6 +78,7 @@ bench: $(BUILT)
 
 scaling: $(BUILT)
 	$(BIN)/python -m bench.scaling
+
 # Needs valgrind and a C compiler. SAVE=--save writes what it counts to the baseline.
 instructions: $(BUILT)
 	$(BIN)/python -m bench.instructions $(SAVE)
