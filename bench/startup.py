@@ -1,0 +1,55 @@
+"""What an import costs: ours and wsgiref's, each in new interpreters, taken in turns.
+
+    python -m bench.startup [ROUNDS]
+
+Prints the smallest and the median processor time of each over the rounds (default: 40), in milliseconds: what an
+import takes on top of a started interpreter, whose own time is left out. Compiled byte code is there, as it is after
+a program's first start.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+
+GATEWAY = ("util", "headers", "handlers", "validate")
+FIVE = (*GATEWAY, "simple_server")  # wsgiref has the sixth, types, from Python 3.11 on only
+
+
+def imports(package: str, modules: Sequence[str]) -> str:
+    return "import " + ", ".join(f"{package}.{name}" for name in modules)
+
+
+CASES = {
+    "import fastwsgi": "import fastwsgi",
+    "wsgiref's modules": imports("wsgiref", FIVE),
+    "fastwsgi's of the same names": imports("fastwsgi", FIVE),
+    "wsgiref's, less simple_server": imports("wsgiref", GATEWAY),
+    "fastwsgi's, less simple_server": imports("fastwsgi", GATEWAY),
+}
+MEASURE = "import time; begin = time.process_time(); {}; print(time.process_time() - begin)"
+
+
+def milliseconds(code: str) -> float:
+    """The processor time of some code in a new interpreter."""
+    command = [sys.executable, "-c", MEASURE.format(code)]
+    return 1000 * float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if sys.argv[1:] else 40
+    for code in CASES.values():
+        milliseconds(code)
+    times: dict[str, list[float]] = {name: [] for name in CASES}
+    for _ in range(rounds):
+        for name, code in CASES.items():
+            times[name].append(milliseconds(code))
+    print(f"{'milliseconds of processor time':32} smallest  median")
+    for name, values in times.items():
+        print(f"{name:32} {min(values):8.1f} {statistics.median(values):7.1f}")
+
+
+if __name__ == "__main__":
+    main()
