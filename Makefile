@@ -14,7 +14,12 @@ BUILT := $(VENV)/.built
 # The legs that this interpreter can run: PyPy has no compiled twin.
 LEGS ?= $(shell $(PYTHON) -c 'import sys; print("compiled pure stdlib" if sys.implementation.name == "cpython" else "pure stdlib")')
 
-.PHONY: run test lint types bench scaling instructions docs clean fuzz debug sanitize workflows
+# For "make wheel": the interpreters to build and test for (default: all that run here), and what of the suite (all).
+NAMES := python3.10 python3.11 python3.12 python3.13 python3.14 python3.15 python3.14t python3.15t pypy3
+PYTHONS ?= $(shell for name in $(NAMES); do $$name -c "" 2>/dev/null && echo $$name; done)
+WHEEL_TESTS ?=
+
+.PHONY: run test lint types bench scaling instructions docs wheel release clean fuzz debug sanitize workflows
 
 run: $(BUILT)
 	$(BIN)/python -m fastwsgi --bind 127.0.0.1:$(PORT)
@@ -83,6 +88,21 @@ scaling: $(BUILT)
 instructions: $(BUILT)
 	$(BIN)/python -m bench.instructions $(SAVE)
 
+# The sdist and the wheels, in dist/: built, checked, installed, and the suite run against each.
+wheel: $(VENV)/.release
+	$(BIN)/python tests/artefacts.py make $(PYTHONS) -- -n $(JOBS) $(WHEEL_TESTS)
+
+# Commits and tags; nothing leaves this machine before it's pushed. CONTRIBUTING.md says the rest.
+release: $(VENV)/.release
+	@$(BIN)/python -c 'import sys; from packaging.version import Version as V; from fastwsgi._version import __version__ as old; \
+	  new = sys.argv[1]; sys.exit(not (str(V(new)) == new and V(new) >= V(old)) and f"VERSION={new}: say one from {old} on")' '$(VERSION)'
+	@test -z "$$(git status --porcelain)" || { git status --short; echo "commit or stash these first"; exit 1; }
+	printf '"""The version, written once."""\n\n__version__ = "%s"\n' $(VERSION) >fastwsgi/_version.py
+	$(BIN)/towncrier build --yes --version $(VERSION)
+	git commit --quiet --all --message "Release $(VERSION)"
+	git tag --annotate --message "fastwsgi $(VERSION)" v$(VERSION)
+	@echo "Look at it (git show), then: git push --follow-tags"
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
@@ -96,6 +116,10 @@ $(BUILT): $(BIN)/python pyproject.toml setup.py fastwsgi/__init__.py $(wildcard 
 $(VENV)/.test: REQUIRE_SPEEDUPS = 1
 $(VENV)/.test: $(BUILT) pyproject.toml
 	$(BIN)/python -m pip install -q --group test
+	@touch $@
+
+$(VENV)/.release: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install -q --group release
 	@touch $@
 
 $(VENV)/.lint: $(BUILT) pyproject.toml

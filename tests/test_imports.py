@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.source
 PACKAGE = Path(__file__).parents[1] / "fastwsgi"
 
 # The rule: each module, and what it may import of the package. "_server.*" stands for its modules.
