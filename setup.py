@@ -22,6 +22,9 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 UNCHECKED = {"boundscheck": False, "initializedcheck": False, "wraparound": False}
 CHECKED = {"boundscheck": True, "initializedcheck": True, "wraparound": False, "nonecheck": True}
 
+# What is installed has no symbols but those it exports; what is built in place keeps them, for profilers and debuggers.
+STRIP = {"linux": ["-Wl,--strip-all"], "darwin": ["-Wl,-x"]}
+
 
 def asked(variable: str) -> bool:
     return os.environ.get(variable, "") not in ("", "0")
@@ -34,17 +37,22 @@ class OptionalBuildExt(build_ext):
         self.try_build(super().run)
 
     def build_extension(self, ext: Extension) -> None:
+        if not self.inplace:
+            ext.extra_link_args += STRIP.get(sys.platform, [])
         self.try_build(lambda: super(OptionalBuildExt, self).build_extension(ext))
 
     def try_build(self, build) -> None:  # type: ignore[no-untyped-def]
         try:
             build()
         except Exception as error:
-            if asked("FASTWSGI_REQUIRE_SPEEDUPS"):
-                raise
             reason = " ".join(str(error).split())
+            if asked("FASTWSGI_REQUIRE_SPEEDUPS"):
+                sys.exit(f"fastwsgi: FASTWSGI_REQUIRE_SPEEDUPS is set, and there are no compiled speedups ({reason})")
             print(f"fastwsgi: no compiled speedups, using pure Python ({reason})", file=sys.stderr)
-            self.extensions = []
+            self.extensions = self.distribution.ext_modules = []
+            # A wheel is named after what is in it, and pip shows the name even where it hides the line above.
+            if wheel := self.distribution.get_command_obj("bdist_wheel", create=False):
+                wheel.root_is_pure = True
 
 
 def extensions() -> list[Extension]:

@@ -10,18 +10,19 @@ import importlib.machinery
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import pytest
 
+import fastwsgi
+from artefacts import copy_source
+
+pytestmark = pytest.mark.source
 SOURCE = Path(__file__).parents[1]
-BUILD_FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
-GENERATED = shutil.ignore_patterns("__pycache__", "*.c", "*.html", "*.so", "*.pyd")
 TIMEOUT = 180
 Finished: TypeAlias = "subprocess.CompletedProcess[str]"
 
@@ -35,19 +36,9 @@ print(fastwsgi.implementation, type(headers).__module__, fastwsgi.__file__)
 """
 
 
-def copy_source(folder: Path) -> Path:
-    """A copy of what a build reads, with nothing built in it."""
-    tree = folder / "tree"
-    tree.mkdir()
-    for name in BUILD_FILES:
-        shutil.copy(SOURCE / name, tree)
-    shutil.copytree(SOURCE / "fastwsgi", tree / "fastwsgi", ignore=GENERATED)
-    return tree
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    return copy_source(tmp_path)
+    return copy_source(tmp_path / "tree")
 
 
 class Attempt(NamedTuple):
@@ -59,7 +50,7 @@ class Attempt(NamedTuple):
 def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
     """A build in place without a compiler: it leaves the translation to C, which takes a while, behind."""
     folder = tmp_path_factory.mktemp("attempt")
-    tree = copy_source(folder)
+    tree = copy_source(folder / "tree")
     finished = python("setup.py", "build_ext", "--inplace", cwd=tree, env=without_compiler(folder))
     return Attempt(tree, finished)
 
@@ -94,10 +85,12 @@ def python(*args: str, cwd: Path, env: Mapping[str, str], check: bool = True) ->
     return finished
 
 
-def install(tree: Path, target: Path, env: Mapping[str, str], check: bool = True) -> str:
-    """``pip install`` the tree into the folder *target*; returns what the build said."""
-    options = ("--no-build-isolation", "--no-deps", "--no-index", "--target", str(target))
-    finished = python("-m", "pip", "install", "-v", *options, ".", cwd=tree, env=env, check=check)
+def install(
+    tree: Path, target: Path, env: Mapping[str, str], check: bool = True, verbose: Sequence[str] = ("-v",)
+) -> str:
+    """``pip install`` the tree into the folder *target*; returns what pip, and with "-v" the build, said."""
+    options = (*verbose, "--no-build-isolation", "--no-deps", "--no-index", "--target", str(target))
+    finished = python("-m", "pip", "install", *options, ".", cwd=tree, env=env, check=check)
     return finished.stdout + finished.stderr
 
 
@@ -134,16 +127,26 @@ def test_without_a_compiler_the_pure_twin_is_installed(attempt: Attempt, tmp_pat
     assert len(notices(output)) == 1
     assert extensions_in(target) == []
     assert used(target, environment()) == ("pure", "fastwsgi._fallback")
+    # pip shows the notice to who asks for it with -v only. The wheel's name says it to all, and so does --version.
+    assert f"fastwsgi_toolkit-{fastwsgi.__version__}-py3-none-any.whl" in output
+    version = python("-m", "fastwsgi", "--version", cwd=target, env=environment()).stdout
+    assert version == f"fastwsgi {fastwsgi.__version__} (pure)\n"
 
 
 @pytest.mark.compiled
 def test_required_speedups_make_a_failed_compile_fatal(attempt: Attempt, tmp_path: Path) -> None:
     env = without_compiler(tmp_path, FASTWSGI_REQUIRE_SPEEDUPS="1")
+    error = "fastwsgi: FASTWSGI_REQUIRE_SPEEDUPS is set, and there are no compiled speedups ("
     built = python("setup.py", "build_ext", "--inplace", cwd=attempt.tree, env=env, check=False)
-    assert built.returncode != 0
-    assert str(tmp_path / "empty" / "cc") in built.stdout + built.stderr  # for that reason, and no other
+    assert built.returncode == 1
+    assert built.stderr.splitlines()[-1].startswith(error)
+    assert str(tmp_path / "empty" / "cc") in built.stderr.splitlines()[-1]  # for that reason, and no other
+    assert "Traceback" not in built.stderr
     assert notices(built.stdout + built.stderr) == []
-    output = install(attempt.tree, tmp_path / "installed", env, check=False)
+    # pip says so without being asked for more.
+    output = install(attempt.tree, tmp_path / "installed", env, check=False, verbose=())
+    assert error in output
+    assert "Traceback" not in output
     assert not (tmp_path / "installed").exists(), output
 
 

@@ -26,7 +26,8 @@ DOCS = ROOT / "docs"
 
 #: Flags of other programs that the documents name.
 OTHERS_FLAGS = {
-    "--http", "--init", "--kill-whom", "--max-requests", "--noreload", "--now", "--time", "--timeout", "--verbose",
+    "--http", "--init", "--kill-whom", "--max-requests", "--no-binary", "--noreload", "--now", "--time", "--timeout",
+    "--verbose",
 }  # fmt: skip
 
 
