@@ -392,8 +392,10 @@ class RequestHead:
         """All values of a field, in the order received."""
         values = self._values
         if not values:  # at the first look-up, since there are several: by name, in lower case
+            values = {}
             for field_name, value in self.fields:
                 values.setdefault(field_name.lower(), []).append(value)
+            self._values = values  # whole, for another thread may look
         return values.get(name.lower(), [])
 
 
@@ -566,10 +568,14 @@ class FastLane:
         #: How many requests took it.
         self.requests = 0
 
+    def unlearn(self) -> None:
+        """Take the short cut no more, until what all requests have in common was looked at, and learned, anew."""
+        self.enabled = False
+
     def learn(
         self, template: dict[str, Any], hidden: dict[str, Any], has_log_hooks: bool, log_time: Callable[[], str] | None
     ) -> None:
-        """Take what all requests have in common; then the short cut may be taken.
+        """Take what all requests have in common since unlearn(); then the short cut may be taken.
 
         template: an environ, less what a request or its client determines; hidden: what lies under the request's
         fields; has_log_hooks: whether ``server.log_request()`` is called, else lines are made here with log_time(),

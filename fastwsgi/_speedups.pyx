@@ -1,4 +1,5 @@
 # cython: language_level=3, binding=True, embedsignature=True, embedsignature.format=clinic
+# cython: freethreading_compatible=True
 # What is checked besides is up to the build: setup.py.
 """The compiled twin: the inner loops of ``_fallback.py``, same names in the same order.
 
@@ -11,6 +12,12 @@ and the keys in the table of known fields, which live as long as the module. So 
 code may stand between a check or a size and its use: an application still holds the lists it gives us. The
 one allocation Cython doesn't know, a RequestHead's field table, is made in ``parse`` and freed in
 ``RequestHead.__dealloc__``.
+
+Threads: where Python has no GIL, a list is looked at in place in its critical section, which keeps other threads from
+changing it. Python's own list operations enter it, too, and so stand outside of ours. A reference that another thread
+may replace is read and written in the critical section of the object that has it. Where there is a GIL, a critical
+section is nothing. What needs none: tables filled at import, and what one thread has at a time, as a connection, its
+memo, or a lane.
 """
 
 cimport cython
@@ -37,7 +44,7 @@ from time import monotonic
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
-        unsigned int tp_version_tag
+        pass
 
     object PyUnicode_New(Py_ssize_t size, Py_UCS4 maxchar)
     void* PyUnicode_DATA(object text)
@@ -47,10 +54,49 @@ cdef extern from "Python.h":
     bint PyUnicode_IS_ASCII(object text)
     unsigned int PyUnicode_1BYTE_KIND
     Py_ssize_t PyDict_GET_SIZE(dict mapping) noexcept
-    PyObject* PyDict_GetItemWithError(dict mapping, object key) except? NULL
     PyObject* PyDict_SetDefault(dict mapping, object key, object default) except NULL
 
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED
+    #define VERSION_TAG(cls) _Py_atomic_load_uint(&(cls)->tp_version_tag)
+    #else
+    #define VERSION_TAG(cls) ((cls)->tp_version_tag)
+    #endif
+    /* A new reference to a value, or to None: a borrowed one might be dropped by another thread. */
+    static PyObject *value_of(PyObject *mapping, PyObject *key)
+    {
+        PyObject *value;
+    #if PY_VERSION_HEX >= 0x030D0000
+        if (PyDict_GetItemRef(mapping, key, &value) < 0) return NULL;
+    #else
+        value = PyDict_GetItemWithError(mapping, key);
+        if (value == NULL && PyErr_Occurred()) return NULL;
+        Py_XINCREF(value);
+    #endif
+        return value != NULL ? value : Py_NewRef(Py_None);
+    }
+    """
+    unsigned int VERSION_TAG(PyTypeObject* cls) noexcept
+    object value_of(dict mapping, object key)
+
 ctypedef const unsigned char* Octets
+
+
+@cython.final
+@cython.internal
+cdef class Last:
+    """The last one of something that all threads look at: never changed, but replaced by any of them."""
+
+    cdef object value
+
+    cdef inline object get(self):
+        with cython.critical_section(self):
+            return self.value
+
+    cdef inline put(self, object value):
+        with cython.critical_section(self):
+            self.value = value
 
 include "_speedups_octets.pxi"
 include "_speedups_response.pxi"

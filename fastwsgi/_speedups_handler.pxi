@@ -15,13 +15,12 @@ cdef class Stock:
     cdef bint closes
 
 
-cdef Stock last_stock = None
+cdef Last last_stock = Last.__new__(Last)
 
 
 cdef Stock stock_of(object handler, dict stock):
     """The Stock of the handler's class, or None if a hook or a value is overridden where it may not be."""
-    global last_stock
-    cdef Stock known = last_stock
+    cdef Stock known = <Stock>last_stock.get()
     cdef PyTypeObject* cls = Py_TYPE(handler)
     attributes = handler.__dict__
     if type(attributes) is not dict:
@@ -29,15 +28,18 @@ cdef Stock stock_of(object handler, dict stock):
     for name in <dict>attributes:
         if name in stock:
             return None
-    if known is None or known.cls != cls or known.version != cls.tp_version_tag:
+    if known is None or known.cls != cls or known.version != VERSION_TAG(cls):
         known = read_stock(<object>cls, stock)
         if known is not None and known.version:
-            last_stock = known
+            last_stock.put(known)
     return known
 
 
 cdef Stock read_stock(object cls, dict stock):
     cdef Stock found = Stock.__new__(Stock)
+    found.cls = <PyTypeObject*>cls
+    # Before any other look: who changes the class meanwhile, in a hook or in another thread, makes this out of date.
+    found.version = VERSION_TAG(found.cls)
     if cls.__getattribute__ is not object.__getattribute__ or cls.__setattr__ is not object.__setattr__:
         return None
     for name, function in stock.items():
@@ -51,8 +53,6 @@ cdef Stock read_stock(object cls, dict stock):
             return None
     if type(cls.os_environ) is not dict or cls.headers_class is not Headers:
         return None
-    found.cls = <PyTypeObject*>cls
-    found.version = found.cls.tp_version_tag
     found.os_environ = cls.os_environ
     found.wsgi_version = cls.wsgi_version
     found.wsgi_run_once = cls.wsgi_run_once
@@ -67,7 +67,10 @@ cdef Stock read_stock(object cls, dict stock):
 @cython.internal
 @cython.freelist(16)
 cdef class Response:
-    """The state of one response by a short cut, until it is handed over to the attributes of a handler."""
+    """The state of one response by a short cut, until it is handed over to the attributes of a handler.
+
+    An application may call its methods in other threads. Of what these set, each goes from None to a value, once.
+    """
 
     cdef object handler
     cdef object status
@@ -79,9 +82,14 @@ cdef class Response:
     cdef bint handed_over
 
     def start_response(self, status, headers, exc_info=None):
-        if exc_info is None and self.status is None and not self.handed_over and good_start(status, headers):
-            self.status = status
-            self.headers = headers
+        cdef bint is_first = False
+        if exc_info is None and good_start(status, headers):
+            with cython.critical_section(self):
+                is_first = self.status is None and not self.handed_over
+                if is_first:
+                    self.status = status
+                    self.headers = headers
+        if is_first:
             return self.write
         return self.hand_over().start_response(status, headers, exc_info)
 
@@ -95,10 +103,12 @@ cdef class Response:
         """Have the handler go on from here; return it."""
         cdef Headers headers
         handler = self.take_handler()
-        if self.handed_over:
-            return handler
-        self.handed_over = True
-        handler.result = self.result
+        with cython.critical_section(self):
+            if self.handed_over:
+                return handler
+            self.handed_over = True
+            result = self.result
+        handler.result = result
         if self.status is not None:
             handler.status = self.status
             headers = Headers.__new__(Headers)  # and no second check: the list may have changed
@@ -117,10 +127,11 @@ cdef inline bint good_start(object status, object headers):
     cdef PyObject* pair
     if not (type(headers) is list and good_status(status)):
         return False
-    for i in range(PyList_GET_SIZE(headers)):
-        pair = PyList_GET_ITEM(headers, i)
-        if not (good_pair(<object>pair) and clean_pair(<object>pair, &size)):
-            return False
+    with cython.critical_section(headers):
+        for i in range(PyList_GET_SIZE(headers)):
+            pair = PyList_GET_ITEM(headers, i)
+            if not (good_pair(<object>pair) and clean_pair(<object>pair, &size)):
+                return False
     return True
 
 
@@ -140,7 +151,7 @@ def run_stock(handler, application, dict stock):
         response.status is None
         or response.handed_over
         or not known.origin_server
-        or environ.get("SERVER_PROTOCOL") not in ("HTTP/1.1", "HTTP/1.0")
+        or value_of(environ, "SERVER_PROTOCOL") not in ("HTTP/1.1", "HTTP/1.0")
     ):
         response.hand_over()
         handler.result = response.result
@@ -205,15 +216,13 @@ cdef int put_out(object handler, bytes data) except -1:
 cdef dict stock_environ(object handler, Stock known):
     """What SimpleHandler's hooks put into the environ."""
     cdef dict environ = known.os_environ.copy()
-    cdef PyObject* https
     handler.environ = environ
     environ.update(handler.base_env)
     environ["wsgi.input"] = handler.stdin
     environ["wsgi.errors"] = handler.stderr
     environ["wsgi.version"] = known.wsgi_version
     environ["wsgi.run_once"] = known.wsgi_run_once
-    https = PyDict_GetItemWithError(environ, "HTTPS")
-    environ["wsgi.url_scheme"] = "https" if https != NULL and <object>https in ("yes", "on", "1") else "http"
+    environ["wsgi.url_scheme"] = "https" if value_of(environ, "HTTPS") in ("yes", "on", "1") else "http"
     environ["wsgi.multithread"] = handler.wsgi_multithread
     environ["wsgi.multiprocess"] = handler.wsgi_multiprocess
     if known.file_wrapper is not None:
@@ -240,7 +249,8 @@ cdef bint is_only_block(object result) except -1:
 
 cdef bytes format_answer(Stock known, Response response, bytes block):
     """The head and the first block, if that isn't large, in one piece; None if the head isn't fit to be sent."""
-    cdef int flags = field_flags(response.headers)
+    cdef Py_ssize_t length
+    cdef int flags = field_flags(response.headers, &length)
     if flags < 0:
         return None
     cdef bint adds_length = not flags & HAS_LENGTH and is_only_block(response.result)
@@ -267,24 +277,35 @@ cdef enum:
     HAS_SERVER = 4
 
 
-cdef int field_flags(list headers) noexcept:
-    """Which fields are there that a server would add; -1 if the pairs aren't fit to be looked at."""
+cdef int field_flags(list headers, Py_ssize_t* length) noexcept:
+    """Which fields are there that a server would add; -1 if the pairs aren't fit to be looked at.
+
+    length: for what the one Content-Length says, if that is one plain number; else -1.
+    """
     cdef Py_ssize_t i, size = 0
     cdef PyObject* pair
+    cdef PyObject* value
     cdef Octets name
     cdef int flags = 0
-    for i in range(PyList_GET_SIZE(headers)):
-        pair = PyList_GET_ITEM(headers, i)
-        if not latin1_pair(<object>pair, &size):
-            return -1
-        name = octets(<object>PyTuple_GET_ITEM(<object>pair, 0))
-        size = PyUnicode_GET_LENGTH(<object>PyTuple_GET_ITEM(<object>pair, 0))
-        if size == 14 and same_name(name, b"content-length", 14):
-            flags |= HAS_LENGTH
-        elif size == 4 and same_name(name, b"date", 4):
-            flags |= HAS_DATE
-        elif size == 6 and same_name(name, b"server", 6):
-            flags |= HAS_SERVER
+    length[0] = -1
+    with cython.critical_section(headers):
+        for i in range(PyList_GET_SIZE(headers)):
+            pair = PyList_GET_ITEM(headers, i)
+            if not latin1_pair(<object>pair, &size):
+                return -1
+            name = octets(<object>PyTuple_GET_ITEM(<object>pair, 0))
+            size = PyUnicode_GET_LENGTH(<object>PyTuple_GET_ITEM(<object>pair, 0))
+            if size == 14 and same_name(name, b"content-length", 14):
+                value = PyTuple_GET_ITEM(<object>pair, 1)
+                if flags & HAS_LENGTH:
+                    length[0] = -1
+                else:
+                    length[0] = plain_number(octets(<object>value), PyUnicode_GET_LENGTH(<object>value))
+                flags |= HAS_LENGTH
+            elif size == 4 and same_name(name, b"date", 4):
+                flags |= HAS_DATE
+            elif size == 6 and same_name(name, b"server", 6):
+                flags |= HAS_SERVER
     return flags
 
 
@@ -300,16 +321,19 @@ cdef bytes assemble(bytes preamble, list headers, Octets added, Py_ssize_t added
     """
     cdef Py_ssize_t i, size = PyBytes_GET_SIZE(preamble) + added_size
     cdef uint64_t controls = 0  # a tab at most: clean_pair() looks
-    for i in range(PyList_GET_SIZE(headers)):
-        if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
-            return None
+    cdef bytes answer
+    cdef unsigned char* at
     if PyBytes_GET_SIZE(block) <= LARGE_BLOCK:
         size += PyBytes_GET_SIZE(block)
-    cdef bytes answer = PyBytes_FromStringAndSize(NULL, size)
-    cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(answer)
-    at = put(at, PyBytes_AS_STRING(preamble), PyBytes_GET_SIZE(preamble))
-    for i in range(PyList_GET_SIZE(headers)):
-        at = put_pair(at, <object>PyList_GET_ITEM(headers, i), &controls)
+    with cython.critical_section(headers):
+        for i in range(PyList_GET_SIZE(headers)):
+            if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
+                return None
+        answer = PyBytes_FromStringAndSize(NULL, size)
+        at = <unsigned char*>PyBytes_AS_STRING(answer)
+        at = put(at, PyBytes_AS_STRING(preamble), PyBytes_GET_SIZE(preamble))
+        for i in range(PyList_GET_SIZE(headers)):
+            at = put_pair(at, <object>PyList_GET_ITEM(headers, i), &controls)
     at = put(at, added, added_size)
     if PyBytes_GET_SIZE(block) <= LARGE_BLOCK:
         put(at, PyBytes_AS_STRING(block), PyBytes_GET_SIZE(block))

@@ -136,7 +136,7 @@ cdef class SharedEpoll:
 cdef class Memo:
     """The last field section of a connection, what it says, and an environ made of it: clients repeat themselves."""
 
-    cdef unsigned long long owner  # the serial number of the connection, whose address is in the environ
+    cdef uint64_t owner  # the serial number of the connection, whose address is in the environ
     cdef bytes section
     cdef dict environ  # None until the section has come a second time: many never do
     cdef dict template  # as it was then
@@ -144,8 +144,20 @@ cdef class Memo:
     cdef Py_ssize_t length
 
 
-# Of the last channel: memos that lanes share, know by it whose they are.
-cdef unsigned long long last_serial = 0
+cdef extern from *:
+    """
+    /* Of each channel its own: memos that lanes share, know by it whose they are. */
+    static uint64_t next_serial(void)
+    {
+        static uint64_t last = 0;
+    #ifdef Py_GIL_DISABLED
+        return _Py_atomic_add_uint64(&last, 1) + 1;
+    #else
+        return ++last;
+    #endif
+    }
+    """
+    uint64_t next_serial() noexcept
 
 
 cdef class FastLane:
@@ -188,6 +200,12 @@ cdef class FastLane:
     def __dealloc__(self):
         PyMem_Free(self.log_lines)
 
+    def unlearn(self):
+        self.enabled = False
+        self.software = self.server.response_class.server_software or None  # by which the class has a version tag
+        self.response_class = <PyTypeObject*>self.server.response_class
+        self.version = VERSION_TAG(self.response_class)
+
     def learn(self, template, hidden, has_log_hooks, log_time):
         server = self.server
         settings = server.settings
@@ -212,9 +230,6 @@ cdef class FastLane:
         self.revise = server.revise
         self.second = -1
         self.last_status = None
-        self.software = server.response_class.server_software or None
-        self.response_class = <PyTypeObject*>server.response_class
-        self.version = self.response_class.tp_version_tag
         self.enabled = LANE_ON_SOCKETS and self.version != 0
 
     def take_log(self):
@@ -234,7 +249,7 @@ cdef class Channel:
     cdef public bint drained
     cdef public double deadline
     cdef public double began
-    cdef unsigned long long serial
+    cdef uint64_t serial
     cdef tuple remote  # the client's address and port, as an environ has them
 
     def __init__(self, int fd, FastLane lane):
@@ -242,9 +257,7 @@ cdef class Channel:
         self.lane = lane
         self.between_requests = lane is not None
         self.deadline = self.began = 0
-        global last_serial
-        last_serial += 1
-        self.serial = last_serial
+        self.serial = next_serial()
 
     cpdef on_event(self):
         cdef unsigned char room[ROOM]
@@ -343,12 +356,18 @@ cdef class LaneResponse(Response):
         return 0
 
     cdef object take_handler(self):
-        if self.handler is None:
+        with cython.critical_section(self):
+            if self.handler is not None:
+                return self.handler
             if self.finished:
                 raise AssertionError("the response is complete")
             head = PyBytes_FromStringAndSize(<const char*>self.head, self.head_size)
-            self.handler = self.channel.begin_response(head, self.environ, self.body)
-        return self.handler
+            environ, body = self.environ, self.body
+        handler = self.channel.begin_response(head, environ, body)
+        with cython.critical_section(self):
+            if self.handler is None:
+                self.handler = handler
+            return self.handler
 
 
 cdef inline Py_ssize_t memo_place(Channel channel) noexcept:
@@ -379,7 +398,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         if not lane.enabled:
             return 0
 
-    memo = <Memo><object>PyList_GET_ITEM(lane.memos, memo_place(channel))
+    memo = <Memo>lane.memos[memo_place(channel)]
     is_known = (
         memo is not None
         and memo.owner == channel.serial
@@ -450,15 +469,16 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
             stream(lane, response, head, option)
     finally:
         response.leave()
-        response.finished = True
-        # An iterable may hold start_response(), and must be free when its response is.
-        response.environ = response.body = response.result = response.blocks = None
+        with cython.critical_section(response):
+            response.finished = True
+            # An iterable may hold start_response(), and must be free when its response is.
+            response.environ = response.body = response.result = response.blocks = None
     return size if response.rest_taken else end + length
 
 
 cdef inline bint is_outdated(FastLane lane) noexcept:
     """Whether an attribute of a handler class was set since the lane was taught, or something in base_environ."""
-    return lane.version != lane.response_class.tp_version_tag or lane.base_size != PyDict_GET_SIZE(lane.base)
+    return lane.version != VERSION_TAG(lane.response_class) or lane.base_size != PyDict_GET_SIZE(lane.base)
 
 
 cdef inline bint is_origin_form(Octets line, Py_ssize_t size) noexcept:
@@ -559,8 +579,9 @@ cdef inline Py_ssize_t plain_number(Octets digits, Py_ssize_t size) noexcept:
 cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option option) except -1:
     """Send a response that is whole and usual; False, and nothing done, for any other."""
     cdef Channel channel = response.channel
-    cdef Py_ssize_t i, sent, size = 0
-    cdef bytes data, block
+    cdef Py_ssize_t i, sent, length, size = 0
+    cdef bytes data
+    cdef bytes block = None
     cdef object rest
     cdef bint persistent
     cdef int flags
@@ -575,27 +596,29 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
         return False
     blocks = response.result
     if type(blocks) is list:
-        for i in range(PyList_GET_SIZE(blocks)):
-            if not PyBytes_CheckExact(<object>PyList_GET_ITEM(blocks, i)):
-                return False
-            size += PyBytes_GET_SIZE(<object>PyList_GET_ITEM(blocks, i))
-        if size > LARGEST_ANSWER:
-            return False
-        block = <bytes><object>PyList_GET_ITEM(blocks, 0) if PyList_GET_SIZE(blocks) == 1 else b"".join(blocks)
+        with cython.critical_section(blocks):
+            for i in range(PyList_GET_SIZE(blocks)):
+                if not PyBytes_CheckExact(<object>PyList_GET_ITEM(blocks, i)):
+                    return False
+                size += PyBytes_GET_SIZE(<object>PyList_GET_ITEM(blocks, i))
+            if PyList_GET_SIZE(blocks) == 1:
+                block = <bytes><object>PyList_GET_ITEM(blocks, 0)
     elif type(blocks) is tuple:
         for part in <tuple>blocks:
             if not PyBytes_CheckExact(part):
                 return False
             size += PyBytes_GET_SIZE(part)
-        if size > LARGEST_ANSWER:
-            return False
-        block = b"".join(blocks)
     else:
         return False
+    if size > LARGEST_ANSWER:
+        return False
+    if block is None:
+        block = b"".join(blocks)
+        size = PyBytes_GET_SIZE(block)  # of a list that another thread has changed since then
 
     persistent = is_persistent(head, option)
-    flags = field_flags(response.headers)
-    if flags < 0 or flags & HAS_LENGTH and stated_length(response.headers) != size:
+    flags = field_flags(response.headers, &length)
+    if flags < 0 or flags & HAS_LENGTH and length != size:
         return False
     start = put_connection_back(end, head, persistent)
     if not flags & HAS_LENGTH:
@@ -700,8 +723,7 @@ cdef bytes next_piece(FastLane lane, LaneResponse response, RequestHead head, Op
     if response.head_sent:
         data = b""
     else:
-        flags = field_flags(response.headers)
-        room = stated_length(response.headers) if flags > 0 and flags & HAS_LENGTH else -1
+        flags = field_flags(response.headers, &room)
         if flags < 0 or not has_usual_body(response.status) or (
             size > room if flags & HAS_LENGTH else octets(head.version)[7] != 49
         ):
@@ -789,23 +811,6 @@ cdef bytes preamble_of(FastLane lane, LaneResponse response, int flags):
         lane.preamble = preamble_lines("1.1", response.status, date_now(), lane.software)
         lane.last_status = response.status
     return lane.preamble
-
-
-cdef Py_ssize_t stated_length(list headers) noexcept:
-    """What the one Content-Length among clean headers says, if that is one plain number; else -1."""
-    cdef Py_ssize_t i, number = -1
-    cdef PyObject* name
-    cdef PyObject* value
-    for i in range(PyList_GET_SIZE(headers)):
-        name = PyTuple_GET_ITEM(<object>PyList_GET_ITEM(headers, i), 0)
-        if PyUnicode_GET_LENGTH(<object>name) == 14 and same_name(octets(<object>name), b"content-length", 14):
-            if number >= 0:
-                return -1
-            value = PyTuple_GET_ITEM(<object>PyList_GET_ITEM(headers, i), 1)
-            number = plain_number(octets(<object>value), PyUnicode_GET_LENGTH(<object>value))
-            if number < 0:
-                return -1
-    return number
 
 
 cdef int log_safely(FastLane lane, LaneResponse response, Py_ssize_t size) except -1:

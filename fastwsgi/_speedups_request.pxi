@@ -63,14 +63,17 @@ cdef class RequestHead:
         cdef Octets data
         cdef Field* field
         cdef list pairs
-        if self.pairs is None:
-            data = <Octets>PyBytes_AS_STRING(self.data)
-            pairs = []
-            for i in range(self.count):
-                field = &self.table[i]
-                pairs.append((latin1(data + field.name, field.name_size), latin1(data + field.value, field.value_size)))
-            self.pairs = pairs
-        return self.pairs
+        with cython.critical_section(self):
+            if self.pairs is None:
+                data = <Octets>PyBytes_AS_STRING(self.data)
+                pairs = []
+                for i in range(self.count):
+                    field = &self.table[i]
+                    pairs.append(
+                        (latin1(data + field.name, field.name_size), latin1(data + field.value, field.value_size))
+                    )
+                self.pairs = pairs
+            return self.pairs
 
     def get_all(self, name):
         cdef Py_ssize_t i, size

@@ -54,8 +54,16 @@ cdef object date_of(unsigned long long seconds):
     return text
 
 
-cdef long long date_second = -1
-cdef str date_text = ""
+@cython.final
+@cython.internal
+cdef class Second:
+    """A second, and how a Date field says it."""
+
+    cdef long long number
+    cdef str date
+
+
+cdef Last last_second = Last.__new__(Last)
 
 
 def current_date():
@@ -63,12 +71,14 @@ def current_date():
 
 
 cdef str date_now():
-    global date_second, date_text
-    cdef long long now = <long long><double>time.time()
-    if now != date_second:
-        date_text = format_date_time(now)
-        date_second = now
-    return date_text
+    cdef long long number = <long long><double>time.time()
+    cdef Second now = <Second>last_second.get()
+    if now is None or now.number != number:
+        now = Second.__new__(Second)
+        now.number = number
+        now.date = format_date_time(number)
+        last_second.put(now)
+    return now.date
 
 
 cdef enum:
@@ -125,11 +135,12 @@ def check_status(status):
 def check_fields(headers):
     cdef Py_ssize_t i
     if type(headers) is list:
-        for i in range(PyList_GET_SIZE(headers)):
-            if not good_pair(<object>PyList_GET_ITEM(headers, i)):
-                break
-        else:
-            return
+        with cython.critical_section(headers):
+            for i in range(PyList_GET_SIZE(headers)):
+                if not good_pair(<object>PyList_GET_ITEM(headers, i)):
+                    break
+            else:
+                return
     _fallback.check_fields(headers)
 
 
@@ -211,13 +222,16 @@ cdef bytes field_lines(list headers):
     """The field lines of well-formed pairs and the empty line, or None for any others."""
     cdef Py_ssize_t i, size = 2
     cdef uint64_t controls = 0
-    for i in range(PyList_GET_SIZE(headers)):
-        if not latin1_pair(<object>PyList_GET_ITEM(headers, i), &size):
-            return None
-    cdef bytes lines = PyBytes_FromStringAndSize(NULL, size)
-    cdef unsigned char* at = <unsigned char*>PyBytes_AS_STRING(lines)
-    for i in range(PyList_GET_SIZE(headers)):
-        at = put_pair(at, <object>PyList_GET_ITEM(headers, i), &controls)
+    cdef bytes lines
+    cdef unsigned char* at
+    with cython.critical_section(headers):
+        for i in range(PyList_GET_SIZE(headers)):
+            if not latin1_pair(<object>PyList_GET_ITEM(headers, i), &size):
+                return None
+        lines = PyBytes_FromStringAndSize(NULL, size)
+        at = <unsigned char*>PyBytes_AS_STRING(lines)
+        for i in range(PyList_GET_SIZE(headers)):
+            at = put_pair(at, <object>PyList_GET_ITEM(headers, i), &controls)
     put(at, b"\r\n", 2)
     # A control character: a tab in a value, or one to refuse. The pure twin knows.
     return None if controls else lines
@@ -284,7 +298,10 @@ cdef inline unsigned char* put_looking(
 
 
 cdef Py_ssize_t find(list headers, object name, Py_ssize_t start) noexcept:
-    """The index of the first pair from start whose name is equal, or the length; -1 if unsure."""
+    """The index of the first pair from start whose name is equal, or the length; -1 if unsure.
+
+    In the list's critical section, as those below that take such an index.
+    """
     cdef Py_ssize_t i, size = PyUnicode_GET_LENGTH(name)
     cdef Octets wanted = octets(name)
     cdef PyObject* pair
@@ -306,9 +323,9 @@ cdef inline bint searchable(object headers, object name) noexcept:
     return type(headers) is list and is_ascii(name)
 
 
-cdef inline bint missing(object headers, object name, Py_ssize_t index) noexcept:
-    """Whether a look-up ended without a find, and without a fault in the name to raise for."""
-    return index == PyList_GET_SIZE(headers) and no_control(octets(name), PyUnicode_GET_LENGTH(name))
+cdef inline bint is_clean_name(object name) noexcept:
+    """Whether a name in ASCII that wasn't found has no fault to raise for."""
+    return no_control(octets(name), PyUnicode_GET_LENGTH(name))
 
 
 cdef inline bint is_plain_parameter(object name, object value) noexcept:
@@ -337,45 +354,33 @@ cdef class Headers:
     cdef object __weakref__
 
     def __init__(self, headers=None):
-        cdef Py_ssize_t i, size = 0
         if headers is None:
-            self._headers = []
-            return
-        if type(headers) is list:
-            for i in range(PyList_GET_SIZE(headers)):
-                if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
-                    break
-            else:
-                self._headers = headers
-                return
-        PureHeaders.__init__(self, headers)
+            set_list(self, [])
+        elif type(headers) is list and are_clean(<list>headers):
+            set_list(self, headers)
+        else:
+            PureHeaders.__init__(self, headers)
 
     def _convert_string_type(self, value, *, name):
         return PureHeaders._convert_string_type(self, value, name=name)
 
     def __len__(self):
-        return len(self._headers)
+        return len(list_of(self))
 
     def __setitem__(self, name, val):
-        cdef Py_ssize_t index, size = 0
-        if type(self) is Headers and searchable(self._headers, name):
+        cdef Py_ssize_t size = 0
+        headers = list_of(self)
+        if type(self) is Headers and searchable(headers, name):
             pair = (name, val)
-            if clean_pair(pair, &size):
-                index = find(<list>self._headers, name, 0)
-                if index >= 0 and remove(<list>self._headers, name, index):
-                    (<list>self._headers).append(pair)
-                    return
+            if clean_pair(pair, &size) and remove(<list>headers, name):
+                (<list>headers).append(pair)
+                return
         PureHeaders.__setitem__(self, name, val)
 
     def __delitem__(self, name):
-        cdef Py_ssize_t index
-        if searchable(self._headers, name):
-            index = find(<list>self._headers, name, 0)
-            if missing(self._headers, name, index):
-                return
-            if 0 <= index < PyList_GET_SIZE(self._headers) and remove(<list>self._headers, name, index):
-                return
-        PureHeaders.__delitem__(self, name)
+        headers = list_of(self)
+        if not (searchable(headers, name) and is_clean_name(name) and remove(<list>headers, name)):
+            PureHeaders.__delitem__(self, name)
 
     def __getitem__(self, name):
         if type(self) is Headers:
@@ -390,13 +395,15 @@ cdef class Headers:
     def get_all(self, name):
         cdef Py_ssize_t i
         cdef list values
-        if searchable(self._headers, name):
+        headers = list_of(self)
+        if searchable(headers, name):
             values = []
-            i = find(<list>self._headers, name, 0)
-            while 0 <= i < PyList_GET_SIZE(self._headers):
-                values.append(<object>PyTuple_GET_ITEM(<object>PyList_GET_ITEM(self._headers, i), 1))
-                i = find(<list>self._headers, name, i + 1)
-            if values and i >= 0 or missing(self._headers, name, i):
+            with cython.critical_section(headers):
+                i = find(<list>headers, name, 0)
+                while 0 <= i < PyList_GET_SIZE(headers):
+                    values.append(<object>PyTuple_GET_ITEM(<object>PyList_GET_ITEM(headers, i), 1))
+                    i = find(<list>headers, name, i + 1)
+            if i >= 0 and (values or is_clean_name(name)):
                 return values
         return PureHeaders.get_all(self, name)
 
@@ -410,7 +417,7 @@ cdef class Headers:
         return PureHeaders.values(self)
 
     def items(self):
-        return self._headers[:]
+        return list_of(self)[:]
 
     def __repr__(self):
         return PureHeaders.__repr__(self)
@@ -421,18 +428,16 @@ cdef class Headers:
     def __bytes__(self):
         if type(self) is not Headers:
             return PureHeaders.__bytes__(self)
-        lines = field_lines(self._headers) if type(self._headers) is list else None
-        return _fallback.format_fields(self._headers) if lines is None else lines
+        return format_fields(list_of(self))
 
     def setdefault(self, name, value):
-        cdef Py_ssize_t index, size = 0
-        if type(self) is Headers and searchable(self._headers, name):
-            index = find(<list>self._headers, name, 0)
-            if index == PyList_GET_SIZE(self._headers):
-                pair = (name, value)
-                if clean_pair(pair, &size):
-                    (<list>self._headers).append(pair)
-                    return value
+        cdef Py_ssize_t size = 0
+        headers = list_of(self)
+        if type(self) is Headers and searchable(headers, name) and not has(<list>headers, name):
+            pair = (name, value)
+            if clean_pair(pair, &size):
+                (<list>headers).append(pair)
+                return value
         return PureHeaders.setdefault(self, name, value)
 
     def add_header(self, _name, _value, **_params):
@@ -452,38 +457,69 @@ cdef class Headers:
 
     # Pickles and copies look like the pure twin's: its attributes, _headers among them.
     def __reduce__(self):
-        return copyreg.__newobj__, (type(self),), {"_headers": self._headers, **(<object>self).__dict__}
+        return copyreg.__newobj__, (type(self),), {"_headers": list_of(self), **(<object>self).__dict__}
 
     def __setstate__(self, state):
         for name, value in state.items():
             setattr(self, name, value)
 
 
+cdef inline object list_of(Headers self):
+    with cython.critical_section(self):
+        return self._headers
+
+
+cdef inline set_list(Headers self, object headers):
+    with cython.critical_section(self):
+        self._headers = headers
+
+
+cdef bint are_clean(list headers) except -1:
+    """Whether all pairs are fit to be sent."""
+    cdef Py_ssize_t i, size = 0
+    with cython.critical_section(headers):
+        for i in range(PyList_GET_SIZE(headers)):
+            if not clean_pair(<object>PyList_GET_ITEM(headers, i), &size):
+                return False
+    return True
+
+
 cdef object look_up(Headers self, object name, object default):
     cdef Py_ssize_t index
-    if searchable(self._headers, name):
-        index = find(<list>self._headers, name, 0)
-        if 0 <= index < PyList_GET_SIZE(self._headers):
-            return <object>PyTuple_GET_ITEM(<object>PyList_GET_ITEM(self._headers, index), 1)
-        if missing(self._headers, name, index):
+    headers = list_of(self)
+    if searchable(headers, name):
+        with cython.critical_section(headers):
+            index = find(<list>headers, name, 0)
+            if 0 <= index < PyList_GET_SIZE(headers):
+                return <object>PyTuple_GET_ITEM(<object>PyList_GET_ITEM(headers, index), 1)
+        if index >= 0 and is_clean_name(name):
             return default
     return PureHeaders.get(self, name, default)
 
 
-cdef bint remove(list headers, object name, Py_ssize_t first) except -1:
-    """Delete the pairs of a name, the first of them at index first; False, and nothing done, if unsure."""
-    cdef Py_ssize_t i = first
-    if first == PyList_GET_SIZE(headers):
-        return True
-    # Dropping a pair may run other code: the others are collected before, and put back in one step.
-    cdef list others = []
-    while 0 <= i < PyList_GET_SIZE(headers):
-        i = find(headers, name, i + 1)
-    if i < 0:
-        return False
-    for i in range(first, PyList_GET_SIZE(headers)):
-        if not find_here(headers, name, i):
-            others.append(<object>PyList_GET_ITEM(headers, i))
+cdef bint has(list headers, object name) except -1:
+    """Whether there is a pair of the name, or may be one."""
+    with cython.critical_section(headers):
+        return find(headers, name, 0) != PyList_GET_SIZE(headers)
+
+
+cdef bint remove(list headers, object name) except -1:
+    """Delete the pairs of a name; False, and nothing done, if unsure."""
+    cdef Py_ssize_t first, i
+    cdef list others
+    with cython.critical_section(headers):
+        first = i = find(headers, name, 0)
+        if i == PyList_GET_SIZE(headers):
+            return True
+        while 0 <= i < PyList_GET_SIZE(headers):
+            i = find(headers, name, i + 1)
+        if i < 0:
+            return False
+        # Dropping a pair may run other code: the others are collected before, and put back in one step.
+        others = []
+        for i in range(first, PyList_GET_SIZE(headers)):
+            if not find_here(headers, name, i):
+                others.append(<object>PyList_GET_ITEM(headers, i))
     headers[first:] = others
     return True
 
@@ -503,8 +539,9 @@ cdef class FileWrapper:
     cdef object __weakref__
 
     def __init__(self, filelike, blksize=8192):
-        self.filelike = filelike
-        self.blksize = blksize
+        with cython.critical_section(self):
+            self.filelike = filelike
+            self.blksize = blksize
         if hasattr(filelike, "close"):
             self.close = filelike.close
 
@@ -515,7 +552,9 @@ cdef class FileWrapper:
         return self
 
     def __next__(self):
-        data = self.filelike.read(self.blksize)
+        with cython.critical_section(self):
+            filelike, size = self.filelike, self.blksize
+        data = filelike.read(size)
         if data:
             return data
         raise StopIteration

@@ -44,7 +44,7 @@ class LaneServer(Protocol):
 
 def teach(lane: FastLane, server: LaneServer) -> None:
     """Open the lane for a server, or leave it closed if each environ may be of another making."""
-    lane.enabled = False
+    lane.unlearn()
     handler = server.make_handler(_NOBODY, b"")
     handler._take_head(_NOTHING, Framing(0, expects_continue=False))
     response = server.make_response(_NOBODY, handler, handler._whole_environ(0), None)

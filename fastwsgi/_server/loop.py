@@ -512,6 +512,7 @@ class SharedLoop(Loop):
                 and self._claim(connection)
             ):
                 self._shared_poller.forget(connection.fd)
+                connection.lane = None  # it's a thread's, and so are the lines in it
                 if not connection.has_input():  # else it's for a thread: here an application might take any time
                     self._retire(connection, patiently)
                 if connection.state != CLOSED:
@@ -520,6 +521,7 @@ class SharedLoop(Loop):
     def accept_all(self, server: EventServer) -> None:
         more = True
         while more:
-            more, connection = self._accept_next(server)
+            with self._accepts:
+                more, connection = self._accept_next(server)
             if connection is not None:
                 self._park(connection, is_new=True)

@@ -215,6 +215,8 @@ class EventServer:
         """Teach a lane what it can't see by itself, after a handler class was changed."""
         if not self.loop.is_closing:
             teach(lane, self)
+        if self.loop.is_closing:  # perhaps since just now, and another thread has closed the lanes before
+            lane.enabled = False
 
     def close_lanes(self) -> None:
         """Have everything done on the general path."""
