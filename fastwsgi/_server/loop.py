@@ -454,7 +454,6 @@ class SharedLoop(Loop):
         for connection in list(self.connections.copy().values()):
             if connection.deadline <= now and self._claim(connection):
                 if connection.deadline <= now:
-                    self._shared_poller.forget(connection.fd)
                     connection.lane = None
                     self._expire(connection)
                 if connection.state != CLOSED:
@@ -466,6 +465,7 @@ class SharedLoop(Loop):
         connection.watched = events  # armed when this thread is done with it
 
     def forget(self, connection: Connection) -> None:
+        self._shared_poller.forget(connection.fd)
         del self.connections[connection.fd]
         self._noted.discard(connection.fd)
         if not self.connections and self.is_closing:
@@ -476,12 +476,16 @@ class SharedLoop(Loop):
     def _accept_in_thread(self, server: EventServer, lanes: dict[Any, FastLane | None]) -> None:
         with self._accepts:  # or each thread would take the last place there is
             connection = self._accept_next(server)[1] if self._accepting else None
-        if self._accepting:
-            # Now, so that the next client is accepted while this one's application runs.
-            self._watch_listener(server.listener_fd)
+            if self._accepting:
+                # Now, so that the next client is accepted while this one's application runs.
+                self._watch_listener(server.listener_fd)
         if connection is not None:
             connection.lane = lanes[server]
             self._handle(connection, 0, is_new=True)
+
+    def _resume_accepting(self) -> None:
+        with self._accepts:  # or a listening socket might be closed meanwhile
+            super()._resume_accepting()
 
     def _pause_accepting(self) -> None:
         self._accepting = False  # the thread that gets the next client, arms the socket no more
@@ -511,7 +515,6 @@ class SharedLoop(Loop):
                 and connection.deadline > later
                 and self._claim(connection)
             ):
-                self._shared_poller.forget(connection.fd)
                 connection.lane = None  # it's a thread's, and so are the lines in it
                 if not connection.has_input():  # else it's for a thread: here an application might take any time
                     self._retire(connection, patiently)
@@ -525,3 +528,4 @@ class SharedLoop(Loop):
                 more, connection = self._accept_next(server)
             if connection is not None:
                 self._park(connection, is_new=True)
+        self._shared_poller.forget(server.listener_fd)

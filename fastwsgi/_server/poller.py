@@ -112,10 +112,7 @@ def _selector_events(events: int) -> int:
 
 
 class SharedPoller(Protocol):
-    """For several threads: a descriptor is reported to one of them, and not again until it is armed again.
-
-    Who closes a descriptor that was reported to him, needn't say so.
-    """
+    """For several threads: a descriptor is reported to one of them, and not again until it is armed again."""
 
     #: Whether it is reported again also when it changes, even to another thread meanwhile.
     reports_changes: bool
@@ -124,7 +121,7 @@ class SharedPoller(Protocol):
         """Have a descriptor reported when it is ready for READ, WRITE or both; from any thread."""
 
     def forget(self, fd: int) -> None:
-        """Stop, if it wasn't reported: before it is closed."""
+        """Stop; before the descriptor is closed."""
 
     def wait(self, timeout: float) -> Iterable[tuple[int, int]]:
         """One ready descriptor and for what, as soon as there is any, or none after some seconds."""
@@ -158,13 +155,15 @@ class LeaderPoller:
     def forget(self, fd: int) -> None:
         made = threading.Event()
         self._changes.append((fd, 0, made))
-        while not made.is_set():  # a selector mustn't have a closed descriptor
-            self._wake_up.wake()
-            if self._leads.acquire(timeout=0.01):
+        while not made.is_set():  # a selector mustn't have a closed descriptor, or be given one
+            if self._leads.acquire(blocking=False):
                 try:
                     self._make_changes()
                 finally:
                     self._leads.release()
+            else:
+                self._wake_up.wake()
+                made.wait(0.01)  # or until there is no leader
 
     def wait(self, timeout: float) -> Iterable[tuple[int, int]]:
         end = monotonic() + timeout
