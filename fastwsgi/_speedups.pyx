@@ -63,7 +63,16 @@ cdef extern from *:
     #else
     #define VERSION_TAG(cls) ((cls)->tp_version_tag)
     #endif
-    /* A new reference to a value, or to None: a borrowed one might be dropped by another thread. */
+    /* New references: a borrowed one might be dropped by another thread. The index is one of the list's. */
+    static inline PyObject *item_of(PyObject *items, Py_ssize_t index)
+    {
+    #ifdef Py_GIL_DISABLED
+        return PyList_GetItemRef(items, index);
+    #else
+        return Py_NewRef(PyList_GET_ITEM(items, index));
+    #endif
+    }
+    /* None if there is no value. */
     static PyObject *value_of(PyObject *mapping, PyObject *key)
     {
         PyObject *value;
@@ -78,6 +87,7 @@ cdef extern from *:
     }
     """
     unsigned int VERSION_TAG(PyTypeObject* cls) noexcept
+    object item_of(list items, Py_ssize_t index)
     object value_of(dict mapping, object key)
 
 ctypedef const unsigned char* Octets

@@ -289,7 +289,7 @@ cdef class Channel:
         cdef Memo memo
         self.remote = None
         if self.lane is not None:
-            memo = self.lane.memos[memo_place(self)]
+            memo = <Memo>item_of(self.lane.memos, memo_place(self))
             if memo is not None and memo.owner == self.serial:
                 self.lane.memos[memo_place(self)] = None
 
@@ -398,7 +398,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         if not lane.enabled:
             return 0
 
-    memo = <Memo>lane.memos[memo_place(channel)]
+    memo = <Memo>item_of(lane.memos, memo_place(channel))
     is_known = (
         memo is not None
         and memo.owner == channel.serial

@@ -442,7 +442,8 @@ cdef class Headers:
 
     def add_header(self, _name, _value, **_params):
         cdef Py_ssize_t size = 0
-        if type(self) is Headers and type(self._headers) is list and is_latin1(_value):
+        headers = list_of(self)
+        if type(self) is Headers and type(headers) is list and is_latin1(_value):
             value = _value
             for keyword, parameter in _params.items():
                 if not is_plain_parameter(keyword, parameter):
@@ -451,7 +452,7 @@ cdef class Headers:
             else:
                 pair = (_name, value)
                 if clean_pair(pair, &size):
-                    (<list>self._headers).append(pair)
+                    (<list>headers).append(pair)
                     return
         PureHeaders.add_header(self, _name, _value, **_params)
 
