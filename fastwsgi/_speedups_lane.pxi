@@ -66,6 +66,7 @@ cdef enum:
     LOG_ROOM = 32768  # more than the room for a request, and a bit
     LONGEST_ADDRESS = 256
     BLOCKS_A_TURN = 256
+    MOST_OTHER_LINES = 16  # before the memo learns the one at hand: a client that repeats none pays little for it
     LARGEST_ANSWER = 1048576  # what is sent at once while no other thread runs
 
 cdef enum Option:
@@ -134,11 +135,17 @@ cdef class SharedEpoll:
 @cython.final
 @cython.internal
 cdef class Memo:
-    """The last field section of a connection, what it says, and an environ made of it: clients repeat themselves."""
+    """The last field section of a connection, what it says, and an environ made of it: clients repeat themselves.
+
+    They may repeat the request line, too. The environ has what that says, and is of use for any other line as well.
+    """
 
     cdef uint64_t owner  # the serial number of the connection, whose address is in the environ
     cdef bytes section
     cdef dict environ  # None until the section has come a second time: many never do
+    cdef bytes line
+    cdef RequestHead head  # of the line
+    cdef int other_lines  # that have come one after the other
     cdef dict template  # as it was then
     cdef Option option
     cdef Py_ssize_t length
@@ -380,19 +387,17 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     If the general path has taken over, it was all: that path has the rest of the data, too.
     """
     cdef FastLane lane = channel.lane
-    cdef Py_ssize_t end = head_end(data, size, 0)
-    cdef Py_ssize_t line_size, length
+    cdef Octets line_end = <Octets>memchr(data, 10, size)
+    cdef Py_ssize_t line_size, length, end
     cdef Option option
     cdef RequestHead head
     cdef dict environ
     cdef LaneResponse response
     cdef Memo memo
     cdef bint is_known
-    if end < 4:
+    if line_end == NULL:
         return 0
-    line_size = <Octets>memchr(data, 10, end) - data + 1
-    if end - line_size > lane.max_section:
-        return 0
+    line_size = line_end - data + 1
     if is_outdated(lane):
         lane.server.refresh_lane(lane)  # somebody has set an attribute of a handler class
         if not lane.enabled:
@@ -403,18 +408,29 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         memo is not None
         and memo.owner == channel.serial
         and memo.template is lane.template
-        and PyBytes_GET_SIZE(memo.section) == end - line_size
-        and memcmp(PyBytes_AS_STRING(memo.section), data + line_size, end - line_size) == 0
+        and PyBytes_GET_SIZE(memo.section) <= size - line_size
+        and memcmp(PyBytes_AS_STRING(memo.section), data + line_size, PyBytes_GET_SIZE(memo.section)) == 0
     )
+    # A section that is known ends where it ended before: at the first empty line after the request line.
+    end = line_size + PyBytes_GET_SIZE(memo.section) if is_known else head_end(data, size, 0)
+    if end < 4 or end - line_size > lane.max_section:
+        return 0
     if is_known and memo.environ is not None:
-        head = RequestHead.__new__(RequestHead)
-        if not usual_line(head, data, line_size, lane.max_line):
-            return 0
         option, length = memo.option, memo.length
         if end + length > size:
             return 0
         environ = memo.environ.copy()
-        set_request(environ, head)
+        if PyBytes_GET_SIZE(memo.line) == line_size and memcmp(PyBytes_AS_STRING(memo.line), data, line_size) == 0:
+            head = memo.head
+            memo.other_lines = 0
+        else:
+            head = RequestHead.__new__(RequestHead)
+            if not usual_line(head, data, line_size, lane.max_line):
+                return 0
+            set_request(environ, head)
+            memo.other_lines += 1
+            if memo.other_lines == MOST_OTHER_LINES:
+                remember_line(memo, data, line_size, head, environ)
     else:
         head = usual_head(data, line_size, end, lane)
         if head is None:
@@ -431,7 +447,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         if lane.revise is not None:
             lane.revise(environ)
         if is_known:
-            memo.environ = environ.copy()
+            remember_line(memo, data, line_size, head, environ)
         elif end - line_size <= LONGEST_MEMO:
             memo = Memo.__new__(Memo)
             memo.owner = channel.serial
@@ -442,7 +458,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
 
     body = BytesIO(PyBytes_FromStringAndSize(<const char*>data + end, length)) if length else BytesIO()
     environ["wsgi.input"] = body
-    environ["wsgi.errors"] = sys.stderr
+    environ["wsgi.errors"] = error_stream()
     response = LaneResponse.__new__(LaneResponse)
     response.channel = channel
     response.head = data
@@ -474,6 +490,15 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
             # An iterable may hold start_response(), and must be free when its response is.
             response.environ = response.body = response.result = response.blocks = None
     return size if response.rest_taken else end + length
+
+
+cdef int remember_line(Memo memo, Octets line, Py_ssize_t size, RequestHead head, dict environ) except -1:
+    memo.line = PyBytes_FromStringAndSize(<const char*>line, size)
+    memo.head = RequestHead.__new__(RequestHead)
+    memo.head.method, memo.head.target, memo.head.version = head.method, head.target, head.version
+    memo.environ = environ.copy()
+    memo.other_lines = 0
+    return 0
 
 
 cdef inline bint is_outdated(FastLane lane) noexcept:
@@ -591,7 +616,7 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     cdef unsigned char* start
     if (
         response.handed_over or response.status is None or is_outdated(lane) or not lane.enabled
-        or head.method == "HEAD" or not has_usual_body(response.status)
+        or is_method(head, b"HEAD", 4) or not has_usual_body(response.status)
     ):
         return False
     blocks = response.result
@@ -700,7 +725,7 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
 
 cdef bint is_streamable(FastLane lane, LaneResponse response, RequestHead head) except -1:
     """Whether the result is to be sent block by block: no file, and nothing that knows how many blocks it has."""
-    if response.handed_over or head.method == "HEAD" or is_outdated(lane) or not lane.enabled:
+    if response.handed_over or is_method(head, b"HEAD", 4) or is_outdated(lane) or not lane.enabled:
         return False
     return not (isinstance(response.result, lane.file_wrapper) or hasattr(response.result, "__len__"))
 
@@ -767,6 +792,15 @@ cdef int go_on(LaneResponse response, object block, bytes unsent) except -1:
     """Have the general path take the blocks that there still are, after one that was taken and one not yet sent."""
     response.hand_over().go_on_with(response.result, response.blocks, block)
     return response.give_away(None, unsent)
+
+
+cdef dict SYS = sys.__dict__
+
+
+cdef inline object error_stream():
+    """sys.stderr as it is now; by its dictionary, which spares the way an attribute of a module is looked up."""
+    stream = SYS.get("stderr", SYS)
+    return stream if stream is not SYS else sys.stderr  # which raises
 
 
 cdef inline bint has_usual_body(object status) noexcept:

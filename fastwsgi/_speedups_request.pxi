@@ -149,9 +149,14 @@ cdef bint parse_line(RequestHead head, Octets data, Py_ssize_t size, Py_ssize_t 
         return False
     head.target = latin1(target, at - target)
     head.version = "HTTP/1.1" if at[8] == 49 else "HTTP/1.0" if at[8] == 48 else latin1(at + 1, 8)
-    if target[0] != 47 or head.method == "CONNECT":
+    if target[0] != 47 or is_method(head, b"CONNECT", 7):
         check_target(head.method, head.target)
     return True
+
+
+cdef inline bint is_method(RequestHead head, const char* name, Py_ssize_t size) noexcept:
+    """Whether a parsed head's method, which is ASCII, is this one."""
+    return PyUnicode_GET_LENGTH(head.method) == size and memcmp(octets(head.method), name, size) == 0
 
 
 def parse_head(data, Py_ssize_t max_line=8190, Py_ssize_t max_fields=100, bint tolerant=False):
