@@ -218,11 +218,13 @@ REQUESTS = {
     "the same fields, other lines": GET + b"POST /x HTTP/1.1\r\n" + BROWSER + b"GET /y?z HTTP/1.0\r\n" + BROWSER + GET,
     # A memo holds one line, and learns another when that has been gone for a while.
     "lines that come back": (
-        GET * 3 + b"".join(b"%s /%d?%d HTTP/1.1\r\n" % (method, i, i) + BROWSER for i in range(13) for method in METHODS)
+        GET * 3
+        + b"".join(b"%s /%d?%d HTTP/1.1\r\n" % (method, i, i) + BROWSER for i in range(13) for method in METHODS)
         + (b"GET /12?12 HTTP/1.1\r\n" + BROWSER) * 3 + GET * 2
     ),
     "a line, and a longer one": b"".join(
-        b"GET %s HTTP/1.1\r\n" % target + BROWSER for target in (b"/a", b"/a", b"/a", b"/ab", b"/a", b"/b", b"/a?", b"/a")
+        b"GET %s HTTP/1.1\r\n" % target + BROWSER
+        for target in (b"/a", b"/a", b"/a", b"/ab", b"/a", b"/b", b"/a?", b"/a")
     ),
     "other fields": GET + head(H, b"X: 1") + head(H, b"X: 2") + GET,
     "HEAD": head(H, line=b"HEAD / HTTP/1.1") + GET,
