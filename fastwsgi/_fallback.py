@@ -286,7 +286,9 @@ class Headers:
         """
         parts = [] if _value is None else [_check_text(_value, VALUE_FORBIDDEN)]
         for keyword, value in _params.items():
-            name = _check_text(keyword, NAME_FORBIDDEN).replace("_", "-")
+            if not (type(keyword) is str and keyword.isidentifier()):  # an identifier has no control character
+                _check_text(keyword, NAME_FORBIDDEN)
+            name = keyword.replace("_", "-")
             if value is not None and _check_text(value, VALUE_FORBIDDEN):
                 if '"' in value or "\\" in value:
                     value = value.replace("\\", r"\\").replace('"', r"\"")  # noqa: PLW2901
