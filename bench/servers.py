@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from bench.server_scripts import COMMANDS, FUNCTIONS, command
 from fastwsgi.bench import load
 from fastwsgi.bench.chart import draw
 from fastwsgi.bench.machine import describe_machine
-from fastwsgi.bench.report import Report, show, show_servers
+from fastwsgi.bench.report import Report, read_report, show, show_servers
 from fastwsgi.bench.results import Row, Target
 from fastwsgi.bench.servers import Outcome, Running, free_port, in_turn, started
 from fastwsgi.bench.workloads import CONNECTIONS, DOCUMENT, FILE, HELLO, POST, Workload
@@ -177,7 +177,9 @@ def make_parser() -> argparse.ArgumentParser:
         help=", ".join(COMPARISONS),
     )  # fmt: skip
     parser.add_argument("--unpinned", action="store_true", help="let the system give cores to the servers and wrk")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to this file too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write every measurement to a file, which keeps workloads not run now"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a chart; needs matplotlib")
     return parser
 
@@ -218,10 +220,27 @@ def main() -> int:
     report.machine |= {name: importlib.metadata.version(name) for name in PEERS if has_version(name, report)}
     print(show(report, {title: each.workload.about for title, each in COMPARISONS.items()}))
     if options.json:
+        if options.json.exists():
+            keep_others(report, read_report(options.json), options.workload)
         report.save(options.json)
     if options.plot:
         draw(report, options.plot)
     return 1 if report.failures else 0
+
+
+def keep_others(report: Report, before: Report, workloads: Sequence[str]) -> None:
+    """Take what an earlier report has of other workloads into a report."""
+
+    def is_other(title: str) -> bool:
+        return title.partition(":")[0] in set(COMPARISONS) - set(workloads)
+
+    order = list(COMPARISONS)
+    report.rows = sorted(
+        [*report.rows, *(row for row in before.rows if is_other(row.group))], key=lambda row: order.index(row.group)
+    )
+    report.targets = [target for target in TARGETS if target in report.targets or target in before.targets]
+    report.failures += filter(is_other, before.failures)
+    report.left_out |= {title: why for title, why in before.left_out.items() if is_other(title)}
 
 
 def has_version(name: str, report: Report) -> bool:

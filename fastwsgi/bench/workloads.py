@@ -38,6 +38,8 @@ DOCUMENT = json.dumps(ITEMS).encode("ascii")
 class FileWrapper(util.FileWrapper):
     """For a server without a wrapper of its own; fastpysgi takes any class of this name for Werkzeug's."""
 
+    buffer_size = BLOCK
+
 
 def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     # The length is there for bjoern and gunicorn: without it they send even one block as a chunked body.
