@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bench.servers import COMPARISONS, NATIVE, RATE, USER
+from bench.servers import COMPARISONS, NATIVE, PEERS, RATE, USER
 from fastwsgi.bench.report import Report, read_report
 from fastwsgi.bench.results import Row, spread
 
@@ -47,16 +47,16 @@ def hot_paths_block(report: Report) -> str:
 def servers_block(report: Report) -> str:
     found = {(row.group, row.name): row for row in report.rows}
     lines = []
-    for title in COMPARISONS:
-        if (title, RATE) in found and "fastwsgi" in found[title, RATE].rounds:
+    for title, comparison in COMPARISONS.items():
+        if (title, RATE) in found and comparison.against == NATIVE:
             rate, user = found[title, RATE], found[title, USER]
             lines.append([
-                f"{title}: {COMPARISONS[title].workload.about}", f"{spread(rate.rounds['fastwsgi']).median:,.0f}",
+                f"{title}: {comparison.workload.about}", f"{spread(rate.rounds['fastwsgi']).median:,.0f}",
                 ratio(rate, NATIVE), best_of(rate, NATIVE), ratio(user, NATIVE), ratio(rate, ("wsgiref",)),
             ])  # fmt: skip
     head = ["", "requests/s", "× the best in C or Rust", "which is", "its user CPU / ours", "× wsgiref"]
     told = "\n".join(["Targets:", "", *(f"- {verdict}" for verdict in report.verdicts)])
-    versions = ", ".join(f"{name} {version}" for name, version in report.machine.items() if name.islower())
+    versions = ", ".join(f"{name} {version}" for name, version in report.machine.items() if name in PEERS)
     return "\n\n".join([markdown(head, lines), f"{made_on(report)} {versions}.", told])
 
 

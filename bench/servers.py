@@ -240,6 +240,9 @@ def keep_others(report: Report, before: Report, workloads: Sequence[str]) -> Non
     )
     report.targets = [target for target in TARGETS if target in report.targets or target in before.targets]
     report.failures += filter(is_other, before.failures)
+    if before.settings != report.settings:
+        now, then = report.settings["servers"], before.settings["servers"]
+        report.settings["servers"] = f"{', '.join(workloads)}: {now}; others: {then}"
     report.left_out |= {title: why for title, why in before.left_out.items() if is_other(title)}
 
 

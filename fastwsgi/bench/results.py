@@ -102,7 +102,8 @@ class Verdict:
 
     def __str__(self) -> str:
         target = self.target
-        others = " or ".join(target.against)
+        names = target.against
+        others = " or ".join(names) if len(names) < 5 else f"the best of the {len(names)} others"
         text = f"{target.group}: {target.name}: {target.implementation} at least {target.at_least:g} × {others}"
         return f"{text}: {self.word}" + ("" if self.ratio is None else f", {self.ratio}")
 
