@@ -508,7 +508,6 @@ _STOCK_APP = stock(WSGIServer, ["get_app"])
 _STOCK_HANDLER = stock(WSGIRequestHandler, HANDLER_HOOKS)
 _STOCK_ENVIRON = stock(WSGIRequestHandler, ENVIRON_HOOKS)
 _STOCK_LOG = stock(WSGIRequestHandler, LOG_HOOKS)
-_STOCK_BASE_LOG = stock(BaseHTTPRequestHandler, ["log_message"])
 _STOCK_RESPONSE = methods(ServerHandler)
 _StockServerHandler = ServerHandler
 
@@ -576,8 +575,8 @@ def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -
 
 def _has_log_hooks(handler_class: type) -> bool:
     """Whether log lines aren't what our handler makes of them."""
-    patched = overridden(handler_class, _STOCK_LOG) or overridden(BaseHTTPRequestHandler, _STOCK_BASE_LOG)
-    return bool(patched) or _log_is_coloured()
+    is_patched = BaseHTTPRequestHandler.log_message is not _STOCK_LOG_MESSAGE
+    return is_patched or bool(overridden(handler_class, _STOCK_LOG)) or _log_is_coloured()
 
 
 def _log_is_coloured() -> bool:
