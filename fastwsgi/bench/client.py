@@ -95,7 +95,7 @@ class Client:
 
     def ask(self, seconds: float) -> None:
         clock, select, latencies, answer = time.perf_counter, self.selector.select, self.latencies, self.answer
-        request, size, closes = self.request, answer.size, answer.closes
+        size, closes = answer.size, answer.closes
         end = clock() + seconds
         while (now := clock()) < end and not self.failures:
             ready = select(min(PATIENCE, end - now))
@@ -127,8 +127,7 @@ class Client:
                     continue
                 exchange.received = b""
                 exchange.started = now
-                if client.send(request) != len(request):
-                    self.failures.append("the request isn't taken whole")
+                self.send_request(client)
 
     def connect(self) -> None:
         client = socket.socket()
@@ -147,6 +146,9 @@ class Client:
             return
         exchange.is_connecting = False
         self.selector.modify(client, selectors.EVENT_READ, exchange)
+        self.send_request(client)
+
+    def send_request(self, client: socket.socket) -> None:
         if client.send(self.request) != len(self.request):
             self.failures.append("the request isn't taken whole")
 

@@ -3,14 +3,13 @@
     python -m fastwsgi.bench.server_script wsgiref|fastwsgi PORT APP
     python -m fastwsgi.bench.server_script serve PORT APP THREADS
 
-For each line on its standard input it writes the user and the system seconds that it has used so far to its standard
-output: a way that every platform has.
+For each line on its standard input it writes the CPU seconds that it has used so far to its standard output: a way that
+every platform has.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import threading
 import time
@@ -24,16 +23,13 @@ def make_server_script(module: str, port: int, app: App) -> None:
         httpd.serve_forever()
 
 
-def tell_cpu_times(output: TextIO) -> None:
+def tell_cpu_time(output: TextIO) -> None:
     for _ in sys.stdin:
-        times = os.times()
-        system = times.system / ((times.user + times.system) or 1)
-        total = time.process_time()  # finer than os.times()
-        print(total * (1 - system), total * system, file=output, flush=True)
+        print(time.process_time(), file=output, flush=True)
 
 
 def main(server: str, port: str, app: str, threads: str = "") -> None:
-    threading.Thread(target=tell_cpu_times, args=(sys.stdout,), daemon=True).start()
+    threading.Thread(target=tell_cpu_time, args=(sys.stdout,), daemon=True).start()
     sys.stdout = sys.stderr  # what servers say when they start
     if server == "serve":
         import fastwsgi
