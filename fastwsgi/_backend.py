@@ -68,6 +68,12 @@ if TYPE_CHECKING or not _compiled:
 implementation: str = "compiled" if _compiled else "pure"
 """Which twin runs: ``"compiled"`` or ``"pure"``."""
 
+
+def load_pure() -> None:
+    """Load the pure twin now: the compiled one does so when a case is left to it, which may be too late."""
+    from . import _fallback  # noqa: F401
+
+
 __all__ = [
     "Channel",
     "FastLane",
@@ -86,6 +92,7 @@ __all__ = [
     "hand_out",
     "implementation",
     "is_hop_by_hop",
+    "load_pure",
     "parse_head",
     "parse_request_line",
     "run_stock",

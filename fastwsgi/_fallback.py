@@ -34,6 +34,13 @@ from ._grammar import (
 if TYPE_CHECKING:
     from .types import _Readable
 
+_NAME_FORBIDDEN = re.compile(NAME_FORBIDDEN)
+_VALUE_FORBIDDEN = re.compile(VALUE_FORBIDDEN)
+_REQUEST_LINE = re.compile(REQUEST_LINE)
+_TOLERANT_REQUEST_LINE = re.compile(TOLERANT_REQUEST_LINE)
+_FIELD_SECTION = re.compile(FIELD_SECTION)
+_TOLERANT_FIELD_SECTION = re.compile(TOLERANT_FIELD_SECTION)
+
 # ---- response: dates, names, status, fields ---------------------------------------------------------
 
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -80,7 +87,7 @@ def check_status(status: str) -> None:
     """
     if len(status) >= 4 and status[3] == " " and status[:3].isdigit() and status.isprintable() and status.isascii():
         return
-    if NAME_FORBIDDEN.search(status):
+    if _NAME_FORBIDDEN.search(status):
         raise ValueError("Control characters are not allowed in status")
     if len(status) < 4:
         raise AssertionError("Status must be at least 4 characters")
@@ -110,7 +117,7 @@ def format_preamble(http_version: str, status: str, date: str | None, server: st
     Raises ValueError for control characters and UnicodeEncodeError for what isn't Latin-1.
     """
     for text in (http_version, status, date, server):
-        if text is not None and not text.isprintable() and NAME_FORBIDDEN.search(text):
+        if text is not None and not text.isprintable() and _NAME_FORBIDDEN.search(text):
             raise ValueError("Control characters not allowed in headers")
     lines = f"HTTP/{http_version} {status}\r\n"
     if date is not None:
@@ -152,8 +159,8 @@ def _field_line(pair: tuple[str, str]) -> bytes:
 
 
 def _check_pair(name: str, value: str) -> None:
-    _check_text(name, NAME_FORBIDDEN)
-    _check_text(value, VALUE_FORBIDDEN)
+    _check_text(name, _NAME_FORBIDDEN)
+    _check_text(value, _VALUE_FORBIDDEN)
     if len(_clean_names) < _REMEMBERED and len(name) <= _SHORT:
         _clean_names.add(name)
     if len(_clean_values) < _REMEMBERED and len(value) <= _SHORT:
@@ -192,7 +199,7 @@ class Headers:
         self._headers = headers
 
     def _convert_string_type(self, value: str, *, name: bool) -> str:
-        return _check_text(value, NAME_FORBIDDEN if name else VALUE_FORBIDDEN)
+        return _check_text(value, _NAME_FORBIDDEN if name else _VALUE_FORBIDDEN)
 
     def __len__(self) -> int:
         return len(self._headers)
@@ -200,7 +207,7 @@ class Headers:
     def __setitem__(self, name: str, val: str) -> None:
         # Both are checked before anything is deleted: a refused value leaves the old one.
         if not (type(name) is str is type(val) and name in _clean_names and val in _clean_values):
-            _check_text(name.lower(), NAME_FORBIDDEN)
+            _check_text(name.lower(), _NAME_FORBIDDEN)
             _check_pair(name, val)
         if type(self) is Headers:  # nobody overrides __delitem__: spare the call and its second look at the name
             lowered = name.lower()
@@ -213,7 +220,7 @@ class Headers:
         lowered = name.lower()
         others = [field for field in self._headers if field[0].lower() != lowered]
         if len(others) == len(self._headers):
-            _check_text(lowered, NAME_FORBIDDEN)
+            _check_text(lowered, _NAME_FORBIDDEN)
         else:
             self._headers[:] = others
 
@@ -228,7 +235,7 @@ class Headers:
         lowered = name.lower()
         found = [field[1] for field in self._headers if field[0].lower() == lowered]
         if not found:
-            _check_text(lowered, NAME_FORBIDDEN)
+            _check_text(lowered, _NAME_FORBIDDEN)
         return found
 
     @overload
@@ -242,7 +249,7 @@ class Headers:
         for field_name, value in self._headers:
             if field_name.lower() == lowered:
                 return value
-        _check_text(lowered, NAME_FORBIDDEN)
+        _check_text(lowered, _NAME_FORBIDDEN)
         return default
 
     def keys(self) -> list[str]:
@@ -275,7 +282,7 @@ class Headers:
         found = self.get(name)
         if found is not None:
             return found
-        self._headers.append((_check_text(name, NAME_FORBIDDEN), _check_text(value, VALUE_FORBIDDEN)))
+        self._headers.append((_check_text(name, _NAME_FORBIDDEN), _check_text(value, _VALUE_FORBIDDEN)))
         return value
 
     def add_header(self, _name: str, _value: str | None, **_params: str | None) -> None:
@@ -284,19 +291,19 @@ class Headers:
         Each keyword is a parameter: underscores in its name become dashes, its value is quoted; None
         (or "") adds the name alone. A _value of None gives a field of parameters only.
         """
-        parts = [] if _value is None else [_check_text(_value, VALUE_FORBIDDEN)]
+        parts = [] if _value is None else [_check_text(_value, _VALUE_FORBIDDEN)]
         for keyword, value in _params.items():
             if not (type(keyword) is str and keyword.isidentifier()):  # an identifier has no control character
-                _check_text(keyword, NAME_FORBIDDEN)
+                _check_text(keyword, _NAME_FORBIDDEN)
             name = keyword.replace("_", "-")
-            if value is not None and _check_text(value, VALUE_FORBIDDEN):
+            if value is not None and _check_text(value, _VALUE_FORBIDDEN):
                 if '"' in value or "\\" in value:
                     value = value.replace("\\", r"\\").replace('"', r"\"")  # noqa: PLW2901
                 parts.append(f'{name}="{value}"')
             else:
                 parts.append(name)
         if not (type(_name) is str and _name in _clean_names):
-            _check_text(_name, NAME_FORBIDDEN)
+            _check_text(_name, _NAME_FORBIDDEN)
         self._headers.append((_name, "; ".join(parts)))
 
 
@@ -408,7 +415,7 @@ def parse_request_line(data: bytes, max_line: int = 8190, tolerant: bool = False
     octets above ASCII in the target. Raises BadRequest with the status to answer.
     """
     text = data.decode("iso-8859-1")
-    line = (TOLERANT_REQUEST_LINE if tolerant else REQUEST_LINE).fullmatch(text)
+    line = (_TOLERANT_REQUEST_LINE if tolerant else _REQUEST_LINE).fullmatch(text)
     if line is None or line.end(3) > max_line:
         raise _bad_request_line(text.rstrip("\r\n"), max_line)
     method, target, version = line.groups()
@@ -428,7 +435,7 @@ def parse_head(data: bytes, max_line: int = 8190, max_fields: int = 100, toleran
     line_end = data.find(b"\n") + 1 or len(data)
     method, target, version = parse_request_line(data[:line_end], max_line, tolerant)
     section = data[line_end:].decode("iso-8859-1")
-    if not (TOLERANT_FIELD_SECTION if tolerant else FIELD_SECTION).fullmatch(section):
+    if not (_TOLERANT_FIELD_SECTION if tolerant else _FIELD_SECTION).fullmatch(section):
         raise BadRequest(400, _why_bad_field(section, tolerant))
     fields = []
     for field_line in section.split("\n")[:-2]:
@@ -468,7 +475,7 @@ def _why_bad_field(section: str, tolerant: bool) -> str:
         name, colon, value = line.partition(":")
         if not colon or not re.fullmatch(f"[{TCHAR}]+", name):
             return "Bad header field name"
-        if VALUE_FORBIDDEN.search(value):
+        if _VALUE_FORBIDDEN.search(value):
             return "Control character in header field"
         position = line_end
     return "Incomplete header section"

@@ -31,7 +31,6 @@ from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeLatin1
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from . import _fallback
 from ._grammar import FIELD_VALUE, HOP_BY_HOP, KNOWN_FIELDS, TARGET, TCHAR, TOLERANT_TARGET, check_target, environ_key
 
 import copyreg
@@ -107,6 +106,18 @@ cdef class Last:
     cdef inline put(self, object value):
         with cython.critical_section(self):
             self.value = value
+
+
+cdef Last PURE = Last()
+
+
+cdef object pure():
+    """The pure twin, loaded for the first case that is left to it: many programs never have one."""
+    module = PURE.get()
+    if module is None:
+        from . import _fallback as module
+        PURE.put(module)
+    return module
 
 include "_speedups_octets.pxi"
 include "_speedups_response.pxi"

@@ -9,9 +9,9 @@ cdef unsigned char IS_ALPHA_DIGIT[256]
 
 
 cdef void fill(unsigned char* table, str characters):
-    cdef int octet
-    for octet in range(256):
-        table[octet] = re.fullmatch(f"[{characters}]", chr(octet)) is not None
+    memset(table, 0, 256)
+    for character in re.findall(f"[{characters}]", bytes(range(256)).decode("iso-8859-1")):
+        table[<Py_UCS4>character] = 1
 
 
 def _fill_tables():

@@ -2,7 +2,7 @@
 
 def find_head_end(data, Py_ssize_t start=0):
     if type(data) is not bytes:
-        return _fallback.find_head_end(data, start)
+        return pure().find_head_end(data, start)
     return head_end(<Octets>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), start)
 
 
@@ -80,7 +80,7 @@ cdef class RequestHead:
         cdef Octets data
         cdef Field* field
         if self.data is None or not is_ascii(name):
-            return _fallback.RequestHead(self.method, self.target, self.version, self.fields).get_all(name)
+            return pure().RequestHead(self.method, self.target, self.version, self.fields).get_all(name)
         size = PyUnicode_GET_LENGTH(name)
         data = <Octets>PyBytes_AS_STRING(self.data)
         values = []
@@ -119,7 +119,7 @@ def parse_request_line(data, Py_ssize_t max_line=8190, bint tolerant=False):
         head = RequestHead.__new__(RequestHead)
         if parse_line(head, <Octets>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), max_line, tolerant):
             return head.method, head.target, head.version
-    return _fallback.parse_request_line(data, max_line, tolerant)
+    return pure().parse_request_line(data, max_line, tolerant)
 
 
 cdef bint parse_line(RequestHead head, Octets data, Py_ssize_t size, Py_ssize_t max_line, bint tolerant) except -1:
@@ -164,8 +164,8 @@ def parse_head(data, Py_ssize_t max_line=8190, Py_ssize_t max_fields=100, bint t
     if type(data) is bytes and PyBytes_GET_SIZE(data) < 0x7fffffff:
         head = parse(<bytes>data, max_line, max_fields, tolerant)
     if head is None:
-        pure = _fallback.parse_head(data, max_line, max_fields, tolerant)
-        head = RequestHead(pure.method, pure.target, pure.version, pure.fields)
+        found = pure().parse_head(data, max_line, max_fields, tolerant)
+        head = RequestHead(found.method, found.target, found.version, found.fields)
     return head
 
 
@@ -328,7 +328,7 @@ def build_environ(base, head):
     if type(base) is dict and type(head) is RequestHead:
         if (<RequestHead>head).data is not None and is_latin1((<RequestHead>head).target):
             return environ_of(<dict>base, <RequestHead>head)
-    return _fallback.build_environ(base, head)
+    return pure().build_environ(base, head)
 
 
 cdef dict environ_of(dict base, RequestHead head):
@@ -402,7 +402,7 @@ cdef int join(dict environ, dict repeated) except -1:
 
 
 cdef int set_authority(dict environ, object target) except -1:
-    authority, _ = _fallback.split_target(target)
+    authority, _ = pure().split_target(target)
     if authority is not None:
         environ["HTTP_HOST"] = authority
     return 0
@@ -419,7 +419,7 @@ cdef inline int set_request(dict environ, RequestHead head) except -1:
 cdef int set_path(dict environ, object target) except -1:
     """Set PATH_INFO and QUERY_STRING from a target in origin-form, or from what another form names."""
     if octets(target)[0] != 47:
-        _, target = _fallback.split_target(target)
+        _, target = pure().split_target(target)
     cdef Octets path = octets(target)
     cdef Py_ssize_t size = PyUnicode_GET_LENGTH(target)
     cdef Octets mark = <Octets>memchr(path, 63, size)

@@ -21,7 +21,7 @@ def format_date_time(timestamp):
             return date_of(<unsigned long long>number)
     elif type(timestamp) is int and 0 <= timestamp < <long long>END_OF_9999:
         return date_of(timestamp)
-    return _fallback.format_date_time(timestamp)
+    return pure().format_date_time(timestamp)
 
 
 @cython.cdivision(True)
@@ -110,7 +110,7 @@ cdef inline bint hop_by_hop(Octets name, Py_ssize_t size) noexcept:
 def is_hop_by_hop(header_name):
     if is_ascii(header_name):
         return hop_by_hop(octets(header_name), PyUnicode_GET_LENGTH(header_name))
-    return _fallback.is_hop_by_hop(header_name)
+    return pure().is_hop_by_hop(header_name)
 
 
 cdef inline bint good_status(object status) noexcept:
@@ -129,7 +129,7 @@ cdef inline bint good_status(object status) noexcept:
 
 def check_status(status):
     if not good_status(status):
-        _fallback.check_status(status)
+        pure().check_status(status)
 
 
 def check_fields(headers):
@@ -141,7 +141,7 @@ def check_fields(headers):
                     break
             else:
                 return
-    _fallback.check_fields(headers)
+    pure().check_fields(headers)
 
 
 cdef inline bint good_pair(object pair) noexcept:
@@ -189,7 +189,7 @@ cdef bytes preamble_lines(object http_version, object status, object date, objec
         http_version is None or status is None
         or not (clean_line(http_version) and clean_line(status) and clean_line(date) and clean_line(server))
     ):
-        return _fallback.format_preamble(http_version, status, date, server)
+        return pure().format_preamble(http_version, status, date, server)
     cdef Py_ssize_t size = 8 + PyUnicode_GET_LENGTH(http_version) + PyUnicode_GET_LENGTH(status)
     if date is not None:
         size += 8 + PyUnicode_GET_LENGTH(date)
@@ -215,7 +215,7 @@ cdef bytes preamble_lines(object http_version, object status, object date, objec
 
 def format_fields(headers):
     lines = field_lines(headers) if type(headers) is list else None
-    return _fallback.format_fields(headers) if lines is None else lines
+    return pure().format_fields(headers) if lines is None else lines
 
 
 cdef bytes field_lines(list headers):
@@ -338,9 +338,6 @@ cdef inline bint is_plain_parameter(object name, object value) noexcept:
     )
 
 
-PureHeaders = _fallback.Headers
-
-
 # The first lines of the class docstrings are what inspect.signature() reads.
 
 cdef class Headers:
@@ -359,10 +356,10 @@ cdef class Headers:
         elif type(headers) is list and are_clean(<list>headers):
             set_list(self, headers)
         else:
-            PureHeaders.__init__(self, headers)
+            pure().Headers.__init__(self, headers)
 
     def _convert_string_type(self, value, *, name):
-        return PureHeaders._convert_string_type(self, value, name=name)
+        return pure().Headers._convert_string_type(self, value, name=name)
 
     def __len__(self):
         return len(list_of(self))
@@ -375,12 +372,12 @@ cdef class Headers:
             if clean_pair(pair, &size) and remove(<list>headers, name):
                 (<list>headers).append(pair)
                 return
-        PureHeaders.__setitem__(self, name, val)
+        pure().Headers.__setitem__(self, name, val)
 
     def __delitem__(self, name):
         headers = list_of(self)
         if not (searchable(headers, name) and is_clean_name(name) and remove(<list>headers, name)):
-            PureHeaders.__delitem__(self, name)
+            pure().Headers.__delitem__(self, name)
 
     def __getitem__(self, name):
         if type(self) is Headers:
@@ -405,29 +402,29 @@ cdef class Headers:
                     i = find(<list>headers, name, i + 1)
             if i >= 0 and (values or is_clean_name(name)):
                 return values
-        return PureHeaders.get_all(self, name)
+        return pure().Headers.get_all(self, name)
 
     def get(self, name, default=None):
         return look_up(self, name, default)
 
     def keys(self):
-        return PureHeaders.keys(self)
+        return pure().Headers.keys(self)
 
     def values(self):
-        return PureHeaders.values(self)
+        return pure().Headers.values(self)
 
     def items(self):
         return list_of(self)[:]
 
     def __repr__(self):
-        return PureHeaders.__repr__(self)
+        return pure().Headers.__repr__(self)
 
     def __str__(self):
-        return PureHeaders.__str__(self)
+        return pure().Headers.__str__(self)
 
     def __bytes__(self):
         if type(self) is not Headers:
-            return PureHeaders.__bytes__(self)
+            return pure().Headers.__bytes__(self)
         return format_fields(list_of(self))
 
     def setdefault(self, name, value):
@@ -438,7 +435,7 @@ cdef class Headers:
             if clean_pair(pair, &size):
                 (<list>headers).append(pair)
                 return value
-        return PureHeaders.setdefault(self, name, value)
+        return pure().Headers.setdefault(self, name, value)
 
     def add_header(self, _name, _value, **_params):
         cdef Py_ssize_t size = 0
@@ -454,7 +451,7 @@ cdef class Headers:
                 if clean_pair(pair, &size):
                     (<list>headers).append(pair)
                     return
-        PureHeaders.add_header(self, _name, _value, **_params)
+        pure().Headers.add_header(self, _name, _value, **_params)
 
     # Pickles and copies look like the pure twin's: its attributes, _headers among them.
     def __reduce__(self):
@@ -495,7 +492,7 @@ cdef object look_up(Headers self, object name, object default):
                 return <object>PyTuple_GET_ITEM(<object>PyList_GET_ITEM(headers, index), 1)
         if index >= 0 and is_clean_name(name):
             return default
-    return PureHeaders.get(self, name, default)
+    return pure().Headers.get(self, name, default)
 
 
 cdef bint has(list headers, object name) except -1:
@@ -547,7 +544,7 @@ cdef class FileWrapper:
             self.close = filelike.close
 
     def __getitem__(self, key):
-        return _fallback.FileWrapper.__getitem__(self, key)
+        return pure().FileWrapper.__getitem__(self, key)
 
     def __iter__(self):
         return self

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import io
-import logging
 import platform
 import socket
 import socketserver
@@ -19,11 +18,11 @@ import time
 from collections.abc import Callable
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._backend import RequestHead, build_environ, parse_head, parse_request_line
 from ._grammar import BadRequest
-from ._server.body import BodyReader, read_chunked
+from ._server.gather import GatheringStream
 from ._server.head_reader import read_field_section
 from ._server.hooks import (
     ENVIRON_HOOKS,
@@ -31,21 +30,19 @@ from ._server.hooks import (
     LOG_HOOKS,
     SERVER_HOOKS,
     Explanation,
-    listens_plainly,
     methods,
     overridden,
     sets,
     stock,
 )
-from ._server.loop import Loop
 from ._server.request import Framing, check_head, is_persistent
-from ._server.response import LARGE_BLOCK, Response
-from ._server.server import EventServer
-from ._server.settings import Settings
-from ._server.transport import is_tls
+from ._server.socket_kinds import accepts_plainly, is_tls
 from .handlers import BaseHandler, SimpleHandler
 
 if TYPE_CHECKING:
+    from ._server.inside import Inside
+    from ._server.loop import Loop
+    from ._server.settings import Settings
     from .types import ErrorStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 __all__ = ["WSGIRequestHandler", "WSGIServer", "demo_app", "explain", "make_server"]
@@ -57,9 +54,6 @@ server_version: str = "WSGIServer" if sys.version_info >= (3, 15) else f"WSGISer
 sys_version: str = f"{platform.python_implementation()}/{platform.python_version()}"
 software_version: str = f"{server_version} {sys_version}"
 
-SETTINGS = Settings()
-
-_log = logging.getLogger(__name__)
 _log_date: tuple[int, str] = (-1, "")
 _STOCK_LOG_MESSAGE = BaseHTTPRequestHandler.log_message
 _LOG_IS_PLAIN = not hasattr(http.server, "_colorize")  # from 3.15 it may be in colours
@@ -82,6 +76,15 @@ class ServerHandler(SimpleHandler):
             super().close()
 
 
+class _DefaultSettings:
+    """A class attribute that is the default settings, loaded when it is first asked for."""
+
+    def __get__(self, server: object, owner: type | None = None) -> Settings:
+        from ._server.settings import DEFAULT
+
+        return DEFAULT
+
+
 class WSGIServer(HTTPServer):
     """A server for one WSGI application.
 
@@ -94,10 +97,10 @@ class WSGIServer(HTTPServer):
     address_family: int
     server_name: str
     server_port: int
-    settings: Settings = SETTINGS
+    settings: Settings = _DefaultSettings()  # type: ignore[assignment]
     """Limits and timeouts; read when serving starts."""
 
-    _inside: _Inside | None = None
+    _inside: Inside | None = None
 
     def __init__(
         self,
@@ -109,6 +112,9 @@ class WSGIServer(HTTPServer):
         host = address[0] if isinstance(address, tuple) else None
         if self.address_family == socket.AF_INET and isinstance(host, str) and ":" in host:
             self.address_family = socket.AF_INET6
+        # By now, and not when serving begins: a program may have given up the right to read it by then.
+        from ._server import inside  # noqa: F401
+
         super().__init__(server_address, RequestHandlerClass, bind_and_activate)
 
     def server_bind(self) -> None:
@@ -136,7 +142,9 @@ class WSGIServer(HTTPServer):
         poll_interval: how often, in seconds, ``service_actions()`` is called at least.
         """
         explanation = explain(self)
-        _log.debug("%r is served %s", self, explanation)
+        logging = sys.modules.get("logging")  # who listens to logs has loaded it
+        if logging is not None:
+            logging.getLogger(__name__).debug("%r is served %s", self, explanation)
         if explanation.path == "classic":
             super().serve_forever(poll_interval)
             return
@@ -255,7 +263,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     @property
     def _settings(self) -> Settings:
-        return getattr(getattr(self, "server", None), "settings", SETTINGS)
+        settings: Settings | None = getattr(getattr(self, "server", None), "settings", None)
+        return settings if settings is not None else WSGIServer.settings
 
     def address_string(self) -> str:
         """The client's address for the log, "-" where it has none (a unix socket)."""
@@ -336,6 +345,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _open_body(self, environ: WSGIEnvironment) -> Any:
         """The stream for ``wsgi.input``: it ends where the request does."""
+        from ._server.body import BodyReader, read_chunked
+
         length = self._framing.length
         if length is None:
             body, length = read_chunked(self.rfile, self._settings)
@@ -350,7 +361,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         return isinstance(getattr(self, "connection", None), socket.socket)
 
     def _answer(self, environ: WSGIEnvironment, body: Any) -> None:
-        stdout = _WholeWrites(self.wfile)
+        stdout = GatheringStream(self.wfile)
         handler = ServerHandler(
             body,
             stdout,
@@ -435,31 +446,6 @@ def _set_chunked_length(environ: WSGIEnvironment, size: int) -> None:
 _STOCK_ADDRESS_STRING = WSGIRequestHandler.address_string
 
 
-class _WholeWrites:
-    """An output stream that sends what was written in one piece at each flush."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-        self.pieces: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        self.pieces.append(data)
-
-    def flush(self) -> None:
-        pieces, self.pieces = self.pieces, []
-        if pieces:
-            # A large piece isn't worth the copy that saves a system call.
-            whole = [b"".join(pieces)] if sum(map(len, pieces)) <= LARGE_BLOCK else pieces
-            for data in whole:
-                self.stream.write(data)
-            self.stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        # fileno() and the rest are for one who wants to write by himself: after what is waiting here.
-        self.flush()
-        return getattr(self.stream, name)
-
-
 def demo_app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
     """A WSGI application that greets the world and lists its environ, as UTF-8 text."""
     lines = ["Hello world!", "", *(f"{name} = {value!r}" for name, value in sorted(environ.items())), ""]
@@ -512,10 +498,6 @@ _STOCK_RESPONSE = methods(ServerHandler)
 _StockServerHandler = ServerHandler
 
 
-class _Response(Response, ServerHandler):
-    """A ServerHandler on the event-driven path; what programs set on ServerHandler and its bases, it has too."""
-
-
 def explain(server: WSGIServer) -> Explanation:
     """Tell which path would serve a server now, and why: ``explanation.path`` and ``explanation.reasons``.
 
@@ -535,20 +517,15 @@ def explain(server: WSGIServer) -> Explanation:
         reasons.append("simple_server.ServerHandler is replaced")
     for name in overridden(_StockServerHandler, _STOCK_RESPONSE):
         reasons.append(f"ServerHandler.{name} is overridden")
-    if not listens_plainly(server.socket):
+    if not accepts_plainly(server.socket):
         reasons.append(f"{type(server.socket).__name__} is a socket of its own kind")
     return Explanation("classic" if reasons else "event-driven", tuple(reasons))
 
 
-class _Inside(NamedTuple):
-    """What serves a WSGIServer's connections on the event-driven path."""
-
-    server: EventServer
-    loop: Loop
-
-
-def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -> _Inside:
+def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -> Inside:
     """The inside of a server that nothing forbids to be event-driven; loop: None for a new one of one thread."""
+    from ._server.inside import EventServer, Inside, Loop, event_driven
+
     handler_class: Any = server.RequestHandlerClass
     # Both say 1.0 unless somebody has set them: who did, gets it.
     http_version = "1.1"
@@ -560,7 +537,7 @@ def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -
     inside = EventServer(
         server,
         handler_class,
-        _Response,
+        event_driven(_StockServerHandler),
         server.settings,
         loop,
         http_version=http_version,
@@ -570,7 +547,7 @@ def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -
         has_log_hooks=_has_log_hooks(handler_class),
         threads=threads,
     )
-    return _Inside(inside, loop)
+    return Inside(inside, loop)
 
 
 def _has_log_hooks(handler_class: type) -> bool:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from fastwsgi._grammar import BadRequest
 from fastwsgi._server.body import BodyReader, IncompleteBodyError, read_chunked
-from fastwsgi._server.request import ChunkedBody, Framing, check_head
+from fastwsgi._server.chunked import ChunkedBody
+from fastwsgi._server.request import Framing, check_head
 from fastwsgi._server.settings import Settings
 from serving import Address, serving
 from test_simple_server import send

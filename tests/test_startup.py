@@ -49,6 +49,37 @@ def test_simple_server_loads_what_wsgirefs_does_of_the_heavy_and_no_more() -> No
     assert HEAVY & loaded("import fastwsgi.simple_server") == theirs
 
 
+# What a server needs and an import doesn't. logging, dataclasses (with inspect) and tempfile alone cost a quarter of
+# what all of wsgiref does.
+OF_SERVERS = {"_server.loop", "_server.server", "_server.connection", "_server.settings", "_server.body"}
+FOR_SERVERS = {f"fastwsgi.{name}" for name in OF_SERVERS} | {"dataclasses", "inspect", "logging", "tempfile"}
+
+
+def test_an_import_of_simple_server_loads_nothing_that_only_a_server_needs() -> None:
+    theirs = loaded("import wsgiref.simple_server, wsgiref.validate")
+    assert not (loaded("import fastwsgi.simple_server, fastwsgi.validate") - theirs) & FOR_SERVERS
+
+
+@pytest.mark.compiled
+def test_the_pure_twin_is_loaded_for_the_first_case_that_is_left_to_it() -> None:
+    usual = "import fastwsgi.util, fastwsgi.headers; fastwsgi.headers.Headers([('A', 'b')])"
+    assert "fastwsgi._fallback" not in loaded(usual)
+    assert "fastwsgi._fallback" in loaded(f"{usual}.__repr__()")
+
+
+def test_a_server_that_is_made_has_all_it_serves_with() -> None:
+    """A program may change its root, or become somebody who can't read the package, before it serves."""
+    made = "from fastwsgi.simple_server import *; server = make_server('127.0.0.1', 0, demo_app)"
+    served = (
+        f"{made}; import socket, sys; before = set(sys.modules);"
+        " client = socket.create_connection(server.server_address); client.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n');"
+        " server.handle_request(); assert client.recv(65536).startswith(b'HTTP/1.1 400 '); client.close();"
+        " server.server_close(); sys.modules = {name: None for name in set(sys.modules) - before}"
+    )
+    assert FOR_SERVERS - {"logging"} <= loaded(made)
+    assert not {name for name in loaded(served) if name.startswith("fastwsgi")}
+
+
 def test_install_loads_no_more_than_simple_server() -> None:
     assert HEAVY & loaded("import fastwsgi; fastwsgi.install()") <= HEAVY & loaded("import wsgiref.simple_server")
 

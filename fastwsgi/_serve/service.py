@@ -18,7 +18,7 @@ from fastwsgi._server.loop import Loop, SharedLoop
 from fastwsgi._server.poller import READ, WakeUp, wait_for
 from fastwsgi._server.response import Response
 from fastwsgi._server.server import EventServer
-from fastwsgi._server.transport import is_tls
+from fastwsgi._server.socket_kinds import is_tls
 from fastwsgi._version import __version__
 from fastwsgi.simple_server import ServerHandler, WSGIRequestHandler
 

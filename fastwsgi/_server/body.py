@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import io
 import tempfile
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fastwsgi._grammar import BadRequest
 
-from .request import ChunkedBody
-from .settings import Settings
+from .chunked import ChunkedBody
+
+if TYPE_CHECKING:
+    from .settings import Settings
 
 _BLOCK = 65536
 

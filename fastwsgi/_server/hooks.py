@@ -6,8 +6,6 @@ answered gets the classic path, as socketserver runs it; all other hooks are cal
 
 from __future__ import annotations
 
-import socket
-import sys
 from collections.abc import Iterable, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -59,10 +57,3 @@ def overridden(cls: type, before: Mapping[str, Any], instance: object = None) ->
 def sets(cls: type, name: str, base: type) -> bool:
     """Whether a class, or one between it and a base, sets an attribute."""
     return any(name in vars(each) for each in cls.__mro__[: cls.__mro__.index(base)])
-
-
-def listens_plainly(sock: object) -> bool:
-    """Whether a listening socket accepts as sockets do: one of its own making may do anything."""
-    ssl = sys.modules.get("ssl")
-    stock_accepts = {socket.socket.accept} | ({ssl.SSLSocket.accept} if ssl is not None else set())
-    return isinstance(sock, socket.socket) and type(sock).accept in stock_accepts

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import re
 import stat
 import sys
 import tempfile
@@ -19,19 +18,17 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import FileWrapper
+from fastwsgi._grammar import is_content_length
 from fastwsgi.handlers import SimpleHandler
 
+from .gather import gathered
 from .output import FileRange
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
-#: A block over so many octets is sent by itself: a second system call costs less than the copy.
-LARGE_BLOCK = 65536
 # How many blocks an iterable may give before other connections have their turn.
 _BLOCKS_A_TURN = 256
-
-_LENGTH = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
 class Client(Protocol):
@@ -286,7 +283,7 @@ class Response(SimpleHandler):
         if lengthless:
             del headers["Content-Length"]
         elif lengths:
-            if len(lengths) > 1 or _LENGTH.fullmatch(lengths[0]) is None:
+            if len(lengths) > 1 or not is_content_length(lengths[0]):
                 raise ValueError(f"Content-Length must be one decimal number (got {', '.join(lengths)!r})")
         elif code != "304":
             self.set_content_length()
@@ -369,9 +366,7 @@ class Response(SimpleHandler):
 
     def _flush(self) -> None:
         pieces, self._pieces = self._pieces, []
-        if len(pieces) > 1 and sum(map(len, pieces)) <= LARGE_BLOCK:
-            pieces = [b"".join(pieces)]
-        for data in pieces:
+        for data in gathered(pieces):
             self.client.send(data)
 
 

@@ -21,7 +21,8 @@ from .connection import Loop as ConnectionLoop
 from .lane import MEMOS, teach
 from .response import Response
 from .settings import Settings
-from .transport import PLAIN, TLS, is_tls
+from .socket_kinds import is_tls
+from .transport import PLAIN, TLS
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication, WSGIEnvironment

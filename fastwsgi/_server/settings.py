@@ -112,3 +112,6 @@ class Settings:
         group="development",
         choices=("best", "selectors"),
     )
+
+
+DEFAULT = Settings()

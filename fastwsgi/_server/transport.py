@@ -1,7 +1,6 @@
 """What a non-blocking socket can do at once: receive, send, send from a file, shake hands, say goodbye.
 
 ``PLAIN`` and ``TLS`` are the two kinds. None, or 0 octets sent, means "not now"; any other failure raises.
-The ssl module is imported by who makes TLS sockets, never by us.
 """
 
 from __future__ import annotations
@@ -32,12 +31,6 @@ class Transport(NamedTuple):
     end_of_output: Callable[[Any], None]
     #: (socket) -> octets that were received and wait above the socket, where no poller sees them
     pending: Callable[[Any], int]
-
-
-def is_tls(sock: object) -> bool:
-    """Whether a socket, listening or connected, speaks TLS."""
-    ssl = sys.modules.get("ssl")
-    return ssl is not None and isinstance(sock, ssl.SSLSocket)
 
 
 _NOT_NOW = (BlockingIOError, InterruptedError)

@@ -1,0 +1,31 @@
+"""The event-driven inside of a ``WSGIServer``: loaded when the first one is made, not when simple_server is imported.
+
+A program that imports simple_server and makes no server, as one with many commands does, pays for none of this.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from fastwsgi._backend import load_pure
+from fastwsgi.handlers import SimpleHandler
+
+from .loop import Loop as Loop  # noqa: PLC0414 - what is used of an inside is had from here
+from .response import Response
+from .server import EventServer as EventServer  # noqa: PLC0414
+
+load_pure()
+
+
+class Inside(NamedTuple):
+    """What serves a WSGIServer's connections on the event-driven path."""
+
+    server: EventServer
+    loop: Loop
+
+
+@functools.cache
+def event_driven(handler: type[SimpleHandler]) -> type[Response]:
+    """A handler class's own kind of Response; what programs set on the class and its bases, this one has, too."""
+    return type(f"EventDriven{handler.__name__}", (Response, handler), {})
