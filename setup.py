@@ -56,13 +56,13 @@ class OptionalBuildExt(build_ext):
 
 
 def extensions() -> list[Extension]:
+    build = os.environ.get("FASTWSGI_BUILD") or "release"
+    if build not in ("release", "debug", "sanitize"):
+        raise SystemExit(f"FASTWSGI_BUILD is release, debug or sanitize, not {build!r}")
     if asked("FASTWSGI_PURE") or platform.python_implementation() != "CPython":
         return []
     parts = sorted(map(str, Path("fastwsgi").glob("_speedups_*.pxi")))
     extension = Extension("fastwsgi._speedups", ["fastwsgi/_speedups.pyx"], depends=parts)
-    build = os.environ.get("FASTWSGI_BUILD") or "release"
-    if build not in ("release", "debug", "sanitize"):
-        raise SystemExit(f"FASTWSGI_BUILD is release, debug or sanitize, not {build!r}")
     extension.cython_directives = CHECKED if build == "debug" else UNCHECKED  # type: ignore[attr-defined]
     if os.name != "nt":
         extension.extra_compile_args = RELEASE if build == "release" else DEBUG

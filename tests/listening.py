@@ -15,6 +15,8 @@ from fastwsgi._serve.bind import Listener, open_listeners
 
 needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="unix sockets")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that share sockets")
+# From 3.12. The other thread is the test runner's, or an earlier test's that is just ending.
+may_fork_beside_threads = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 TIMEOUT = 10.0
 
 

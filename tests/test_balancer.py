@@ -310,10 +310,10 @@ def restarted_by_systemd(directory: Path, through_nginx: bool, threads: str) -> 
     with socket.socket(family) as listener, contextlib.ExitStack() as stack:
         listener.bind(str(directory / "socket") if through_nginx else ("127.0.0.1", 0))
         listener.listen(256)
+        where = stack.enter_context(nginx(directory)) if through_nginx else Address(*listener.getsockname())
         service = Service(directory, listener, threads)
         service.start()
         stack.callback(service.stop)
-        where = stack.enter_context(nginx(directory)) if through_nginx else Address(*listener.getsockname())
         yield where, service.restart
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fastwsgi._serve.bind import open_listeners
-from listening import TIMEOUT, answers, left_over, needs_fork, needs_unix, opened
+from listening import TIMEOUT, answers, left_over, may_fork_beside_threads, needs_fork, needs_unix, opened
 
 pytestmark = needs_unix
 
@@ -173,6 +173,7 @@ def test_close_leaves_what_another_made(empty_place: Path) -> None:
 
 
 @needs_fork
+@may_fork_beside_threads
 def test_a_child_that_closes_leaves_the_file(empty_place: Path) -> None:
     with opened("unix:s") as (listener,):
         pid = os.fork()

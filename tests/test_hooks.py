@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from listening import may_fork_beside_threads
 from serving import TIMEOUT, exchange, fetch, serving
 
 GET = b"GET /a?b HTTP/1.0\r\nX-A: 1\r\n\r\n"
@@ -502,6 +503,7 @@ def test_threading_mix_in(wsgi: SimpleNamespace, make: Any, assert_path: Any, wh
 
 @posix
 @pytest.mark.shared
+@may_fork_beside_threads
 def test_forking_mix_in(wsgi: SimpleNamespace, make: Any, assert_path: Any) -> None:
     cls = type("Forking", (socketserver.ForkingMixIn, wsgi.simple_server.WSGIServer), {})
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+COUNTS = bool(getattr(sys, "getallocatedblocks", int)())
 pytestmark = [
     pytest.mark.compiled,
-    pytest.mark.skipif(not sys.getallocatedblocks(), reason="Python doesn't count, as PYTHONMALLOC=malloc has it"),
+    pytest.mark.skipif(not COUNTS, reason="Python doesn't count, as PYTHONMALLOC=malloc has it"),
 ]
 
 CALLS = 2000

@@ -263,6 +263,8 @@ def test_nothing_stays(start: Any, end: str) -> None:
     client = None  # type: ignore[assignment]
 
     def nothing_is_left() -> bool:
+        if sys.implementation.name == "pypy":  # a dict may hold what was taken out until it needs the place
+            return descriptors() <= files
         # Fewer, if the server's own are gone, or the collector has found some of an earlier test.
         return descriptors() <= files and all(left <= objects[kind] for kind, left in census().items())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -113,8 +114,11 @@ def _naming(action: str, **files: str | None) -> Generator[None]:
     try:
         yield
     except OSError as error:
+        # PyPy's ssl names the number only. What OpenSSL itself says has numbers of its own.
+        is_systems = error.errno is not None and type(error).__module__ == "builtins"
+        reason = os.strerror(error.errno or 0) if is_systems else error.strerror or error
         what = " with ".join(f"{option} {name!r}" for option, name in files.items() if name is not None)
-        raise OSError(error.errno, f"can't {action} {what}: {error.strerror or error}") from error
+        raise OSError(error.errno, f"can't {action} {what}: {reason}") from error
 
 
 def speaking_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
