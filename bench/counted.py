@@ -21,11 +21,11 @@ import socket
 import sys
 import tempfile
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from fastwsgi.bench.hot_paths import WORKS, Work, load
+from fastwsgi.bench.hot_paths import WORKS, Work, imported, ours_set_aside
 from fastwsgi.bench.workloads import APPS, CONNECTIONS, HELLO, POST, Workload
 
 #: So many rounds are counted: in one there may be the second's change, or a cache to fill. Before them, thrown away:
@@ -249,9 +249,16 @@ def count_row(callgrind: Callgrind, wsgi: SimpleNamespace, name: str) -> Round:
 def main(library: str, twin: str, *names: str) -> None:
     # For each seed another layout of memory, too, as long as this is held.
     padding = [bytes(size) for size in range(0, 500, 16) for _ in range(50 * int(os.environ["PYTHONHASHSEED"]))]
-    wsgi = load(twin)
-    if wsgi is None:
-        raise SystemExit(f"the {twin} twin isn't here")
+    with ours_set_aside():
+        wsgi = imported(twin)
+        if wsgi is None:
+            raise SystemExit(f"the {twin} twin isn't here")
+        count(library, wsgi, names)
+    del padding
+
+
+def count(library: str, wsgi: SimpleNamespace, names: Sequence[str]) -> None:
+    """Count some rows, and write to standard output what is to be known of them."""
     callgrind = Callgrind(library)
     told: dict[str, dict[str, object]] = {}
     with tempfile.NamedTemporaryFile() as file, open(os.devnull, "w", buffering=1) as nowhere:
@@ -271,7 +278,6 @@ def main(library: str, twin: str, *names: str) -> None:
                 except Exception as error:
                     told[name] = {"error": f"{type(error).__name__}: {error}"}
     json.dump(told, sys.stdout)
-    del padding
 
 
 if __name__ == "__main__":

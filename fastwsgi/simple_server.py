@@ -77,11 +77,13 @@ class ServerHandler(SimpleHandler):
 
 
 class _DefaultSettings:
-    """A class attribute that is the default settings, loaded when it is first asked for."""
+    """A class attribute that becomes the default settings when it is first asked for: they are loaded then."""
 
     def __get__(self, server: object, owner: type | None = None) -> Settings:
         from ._server.settings import DEFAULT
 
+        if vars(WSGIServer)["settings"] is self:
+            WSGIServer.settings = DEFAULT
         return DEFAULT
 
 
@@ -345,14 +347,16 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _open_body(self, environ: WSGIEnvironment) -> Any:
         """The stream for ``wsgi.input``: it ends where the request does."""
-        from ._server.body import BodyReader, read_chunked
-
         length = self._framing.length
         if length is None:
+            from ._server.body import read_chunked
+
             body, length = read_chunked(self.rfile, self._settings)
             _set_chunked_length(environ, length)
             return body
         if length:
+            from ._server.body import BodyReader
+
             return BodyReader(self.rfile, length)
         return io.BytesIO() if self._is_on_socket() else contextlib.nullcontext(self.rfile)
 
@@ -378,8 +382,9 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _read_request_line(self) -> bytes:
         """The first line, or the second if that is empty (RFC 9112 section 2.2)."""
-        line = self.rfile.readline(self._settings.max_request_line + 3)
-        return line if line not in (b"\r\n", b"\n") else self.rfile.readline(self._settings.max_request_line + 3)
+        longest = self._settings.max_request_line + len(b"\r\n") + 1
+        line = self.rfile.readline(longest)
+        return line if line not in (b"\r\n", b"\n") else self.rfile.readline(longest)
 
     def parse_request(self) -> bool:
         """Parse the request whose first line is ``raw_requestline``; read the rest of its head.
@@ -390,15 +395,15 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         self._begin_request(self.raw_requestline)
         if not self.requestline:
             return False
+        limits = self._settings
         try:
             # On its own first: the answer to a bad line mustn't wait for the lines after it.
             self.command, _, self.request_version = parse_request_line(
-                self.raw_requestline, self._settings.max_request_line, tolerant=True
+                self.raw_requestline, limits.max_request_line, tolerant=True
             )
-            section = read_field_section(self.rfile, self._settings.max_field_section)
+            section = read_field_section(self.rfile, limits.max_field_section)
             if not section and self._is_on_socket():
                 raise BadRequest(400, "Incomplete header section")
-            limits = self._settings
             data = self.raw_requestline + section
             head = parse_head(data, limits.max_request_line, limits.max_fields, tolerant=True)
             framing = check_head(head, limits, needs_host=self._is_on_socket())

@@ -100,20 +100,25 @@ def ours_set_aside() -> Generator[None]:
             os.environ["FASTWSGI_PURE"] = variable
 
 
-def load(implementation: str) -> SimpleNamespace | None:
+def imported(implementation: str) -> SimpleNamespace | None:
     """The six modules of an implementation, and for ours the twin behind them; None if it isn't here."""
     package = "wsgiref" if implementation == "wsgiref" else "fastwsgi"
     modules: dict[str, ModuleType] = {}
-    with ours_set_aside():
-        os.environ["FASTWSGI_PURE"] = "1" if implementation == "pure" else ""
-        for name in MODULES:
-            if (package, name) != ("wsgiref", "types"):  # new in 3.11, and nothing is measured in it
-                modules[name] = importlib.import_module(f"{package}.{name}")
-        if package == "fastwsgi":
-            modules["twin"] = importlib.import_module("fastwsgi._backend")
-            if modules["twin"].implementation != implementation:
-                return None
+    os.environ["FASTWSGI_PURE"] = "1" if implementation == "pure" else ""
+    for name in MODULES:
+        if (package, name) != ("wsgiref", "types"):  # new in 3.11, and nothing is measured in it
+            modules[name] = importlib.import_module(f"{package}.{name}")
+    if package == "fastwsgi":
+        modules["twin"] = importlib.import_module("fastwsgi._backend")
+        if modules["twin"].implementation != implementation:
+            return None
     return SimpleNamespace(**modules)
+
+
+def load(implementation: str) -> SimpleNamespace | None:
+    """The same, beside those of other implementations. For a server of theirs more would be imported: too late."""
+    with ours_set_aside():
+        return imported(implementation)
 
 
 class Socketless:
