@@ -38,6 +38,7 @@ class Twin:
         if importlib.import_module("fastwsgi").implementation != name:
             raise SystemExit("the compiled twin isn't built")
         self._modules = {module: importlib.import_module(f"fastwsgi.{module}") for module in MODULES}
+        self["_backend"].load_pure()
         fill_memory(self["headers"].Headers)
 
     def __getitem__(self, module: str) -> ModuleType:

@@ -13,10 +13,11 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 
 GATEWAY = ("util", "headers", "handlers", "validate")
-FIVE = (*GATEWAY, "simple_server")  # wsgiref has the sixth, types, from Python 3.11 on only
+ALL = (*GATEWAY, "simple_server", *(["types"] if sys.version_info >= (3, 11) else []))  # all that wsgiref has
 
 
 def imports(package: str, modules: Sequence[str]) -> str:
@@ -25,31 +26,32 @@ def imports(package: str, modules: Sequence[str]) -> str:
 
 CASES = {
     "import fastwsgi": "import fastwsgi",
-    "wsgiref's modules": imports("wsgiref", FIVE),
-    "fastwsgi's of the same names": imports("fastwsgi", FIVE),
+    "wsgiref's modules": imports("wsgiref", ALL),
+    "fastwsgi's of the same names": imports("fastwsgi", ALL),
     "wsgiref's, less simple_server": imports("wsgiref", GATEWAY),
     "fastwsgi's, less simple_server": imports("fastwsgi", GATEWAY),
 }
-# Byte code is kept, whatever the environment says: else what changed last is compiled at each start.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 MEASURE = "import time; begin = time.process_time(); {}; print(time.process_time() - begin)"
 
 
-def milliseconds(code: str) -> float:
+def milliseconds(code: str, environment: Mapping[str, str]) -> float:
     """The processor time of some code in a new interpreter."""
     command = [sys.executable, "-c", MEASURE.format(code)]
-    finished = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    finished = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return 1000 * float(finished.stdout)
 
 
 def main() -> None:
     rounds = int(sys.argv[1]) if sys.argv[1:] else 40
-    for code in CASES.values():
-        milliseconds(code)
     times: dict[str, list[float]] = {name: [] for name in CASES}
-    for _ in range(rounds):
-        for name, code in CASES.items():
-            times[name].append(milliseconds(code))
+    with tempfile.TemporaryDirectory() as directory:
+        # Whatever the environment says, and whoever may write into the package's folder.
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": directory}
+        for code in CASES.values():
+            milliseconds(code, environment)
+        for _ in range(rounds):
+            for name, code in CASES.items():
+                times[name].append(milliseconds(code, environment))
     print(f"{'milliseconds of processor time':32} smallest  median")
     for name, values in times.items():
         print(f"{name:32} {min(values):8.1f} {statistics.median(values):7.1f}")

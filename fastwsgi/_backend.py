@@ -32,6 +32,7 @@ else:
             format_preamble,
             hand_out,
             is_hop_by_hop,
+            load_pure,
             parse_head,
             parse_request_line,
             run_stock,
@@ -60,6 +61,7 @@ if TYPE_CHECKING or not _compiled:
         format_preamble,
         hand_out,
         is_hop_by_hop,
+        load_pure,
         parse_head,
         parse_request_line,
         run_stock,
@@ -67,12 +69,6 @@ if TYPE_CHECKING or not _compiled:
 
 implementation: str = "compiled" if _compiled else "pure"
 """Which twin runs: ``"compiled"`` or ``"pure"``."""
-
-
-def load_pure() -> None:
-    """Load the pure twin now: the compiled one does so when a case is left to it, which may be too late."""
-    from . import _fallback  # noqa: F401
-
 
 __all__ = [
     "Channel",

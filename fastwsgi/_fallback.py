@@ -652,3 +652,7 @@ def hand_out(
         except Exception:
             fail(connection)
     return others
+
+
+def load_pure() -> None:
+    """Load the pure twin now: the compiled one does so when a case is left to it, and that may be too late."""

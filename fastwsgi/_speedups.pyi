@@ -17,6 +17,7 @@ from ._fallback import (
     format_preamble as format_preamble,
     hand_out as hand_out,
     is_hop_by_hop as is_hop_by_hop,
+    load_pure as load_pure,
     parse_head as parse_head,
     parse_request_line as parse_request_line,
     run_stock as run_stock,

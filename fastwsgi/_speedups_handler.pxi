@@ -232,7 +232,8 @@ cdef dict stock_environ(object handler, Stock known):
     return environ
 
 
-# A block over this many octets is written by itself: a second system call costs less than the copy.
+# A block over this many octets is written by itself: a second system call costs less than the copy. The number is that
+# of _server/gather.py.
 cdef enum:
     LARGE_BLOCK = 65536
 

@@ -77,14 +77,19 @@ class ServerHandler(SimpleHandler):
 
 
 class _DefaultSettings:
-    """A class attribute that becomes the default settings when it is first asked for: they are loaded then."""
+    """A class attribute that is the default settings, which are loaded when it is first asked for."""
+
+    default: Settings | None = None
 
     def __get__(self, server: object, owner: type | None = None) -> Settings:
-        from ._server.settings import DEFAULT
+        if self.default is None:
+            from ._server.settings import Settings
 
-        if vars(WSGIServer)["settings"] is self:
-            WSGIServer.settings = DEFAULT
-        return DEFAULT
+            self.default = Settings()
+        return self.default
+
+
+_default_settings = _DefaultSettings()
 
 
 class WSGIServer(HTTPServer):
@@ -99,7 +104,7 @@ class WSGIServer(HTTPServer):
     address_family: int
     server_name: str
     server_port: int
-    settings: Settings = _DefaultSettings()  # type: ignore[assignment]
+    settings: Settings = _default_settings  # type: ignore[assignment]
     """Limits and timeouts; read when serving starts."""
 
     _inside: Inside | None = None
@@ -144,8 +149,9 @@ class WSGIServer(HTTPServer):
         poll_interval: how often, in seconds, ``service_actions()`` is called at least.
         """
         explanation = explain(self)
-        logging = sys.modules.get("logging")  # who listens to logs has loaded it
-        if logging is not None:
+        if "logging" in sys.modules:  # as it is where anybody listens
+            import logging
+
             logging.getLogger(__name__).debug("%r is served %s", self, explanation)
         if explanation.path == "classic":
             super().serve_forever(poll_interval)
@@ -266,7 +272,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     @property
     def _settings(self) -> Settings:
         settings: Settings | None = getattr(getattr(self, "server", None), "settings", None)
-        return settings if settings is not None else WSGIServer.settings
+        return settings if settings is not None else _default_settings.__get__(self)
 
     def address_string(self) -> str:
         """The client's address for the log, "-" where it has none (a unix socket)."""
@@ -529,7 +535,7 @@ def explain(server: WSGIServer) -> Explanation:
 
 def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -> Inside:
     """The inside of a server that nothing forbids to be event-driven; loop: None for a new one of one thread."""
-    from ._server.inside import EventServer, Inside, Loop, event_driven
+    from ._server.inside import EventServer, Inside, Loop, response_of
 
     handler_class: Any = server.RequestHandlerClass
     # Both say 1.0 unless somebody has set them: who did, gets it.
@@ -542,7 +548,7 @@ def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -
     inside = EventServer(
         server,
         handler_class,
-        event_driven(_StockServerHandler),
+        response_of(_StockServerHandler),
         server.settings,
         loop,
         http_version=http_version,

@@ -14,7 +14,6 @@ import socketserver
 import ssl
 import struct
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -23,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from listening import may_fork_beside_threads
 from serving import TIMEOUT, exchange, fetch, program_environment, running, serving
 
 GET = b"GET / HTTP/1.0\r\n\r\n"
@@ -491,10 +491,7 @@ def test_an_interrupt_while_it_serves(wsgi: SimpleNamespace) -> None:
 
 def forked(server: Any) -> int:
     """A child that serves until SIGTERM, and then stops as a program does."""
-    with warnings.catch_warnings():
-        # Of threads, which an earlier test may have left that are just ending.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+    pid = os.fork()
     if not pid:
         try:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -517,6 +514,7 @@ def pid_application(environ: dict[str, Any], start_response: Any) -> list[bytes]
 
 
 @posix
+@may_fork_beside_threads
 @pytest.mark.shared
 def test_listening_in_the_parent_and_serving_in_a_child(make: Any) -> None:
     with make(pid_application) as server:
@@ -534,6 +532,7 @@ def test_listening_in_the_parent_and_serving_in_a_child(make: Any) -> None:
 
 
 @posix
+@may_fork_beside_threads
 def test_two_children_on_one_socket(make: Any) -> None:
     """When one stops, the other goes on; neither waits in accept() while it has clients."""
     with make(pid_application) as server:

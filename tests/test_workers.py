@@ -22,7 +22,7 @@ import pytest
 
 from event_servers import CERTIFICATE, Client, CutShortError
 from serving import TIMEOUT, Address, exchange, fetch, handles, program_environment, wait_until
-from workers import Workers, gunicorn, our_workers, site_environment, wait_for_end
+from workers import Workers, gunicorn, has_ended, our_workers, site_environment, wait_for_end
 
 if not hasattr(os, "fork"):
     pytest.skip("gunicorn is for systems that fork", allow_module_level=True)
@@ -265,17 +265,13 @@ def test_a_changed_module_restarts_the_worker(tmp_path: Path) -> None:
         first = pid_of(workers.address)
         times = itertools.count(2**32)  # whatever the file system's clock can tell apart
 
-        def has_ended() -> bool:
+        def has_seen_a_change() -> bool:
             # Again and again: what gunicorn finds when it looks for the first time, is no change to it.
             time = next(times)
             os.utime(module, (time, time))
-            try:
-                os.kill(first, 0)
-            except ProcessLookupError:
-                return True
-            return False
+            return has_ended(first)
 
-        wait_until(has_ended)
+        wait_until(has_seen_a_change)
         assert pid_of(workers.address) != first
 
 

@@ -42,10 +42,11 @@ class Workers:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process has ended, though nobody may have asked for its status yet."""
+    """Whether a process has ended with all its threads, though nobody may have asked for its status yet."""
     try:
         os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return fields[0] == "Z" and fields[17] == "1"
     except ProcessLookupError:
         return True
     except FileNotFoundError:

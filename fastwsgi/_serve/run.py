@@ -114,9 +114,8 @@ def _naming(action: str, **files: str | None) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        # PyPy's ssl names the number only. What OpenSSL itself says has numbers of its own.
-        is_systems = error.errno is not None and type(error).__module__ == "builtins"
-        reason = os.strerror(error.errno or 0) if is_systems else error.strerror or error
+        has_reason = error.errno is None or error.strerror not in (None, "", "Error")  # PyPy's ssl gives none
+        reason = (error.strerror or error) if has_reason else os.strerror(error.errno or 0)
         what = " with ".join(f"{option} {name!r}" for option, name in files.items() if name is not None)
         raise OSError(error.errno, f"can't {action} {what}: {reason}") from error
 

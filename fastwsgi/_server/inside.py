@@ -6,16 +6,14 @@ A program that imports simple_server and makes no server, as one with many comma
 from __future__ import annotations
 
 import functools
+import traceback  # noqa: F401 - what a failing application needs, while it may still be loaded
 from typing import NamedTuple
 
-from fastwsgi._backend import load_pure
 from fastwsgi.handlers import SimpleHandler
 
 from .loop import Loop as Loop  # noqa: PLC0414 - what is used of an inside is had from here
 from .response import Response
 from .server import EventServer as EventServer  # noqa: PLC0414
-
-load_pure()
 
 
 class Inside(NamedTuple):
@@ -26,6 +24,6 @@ class Inside(NamedTuple):
 
 
 @functools.cache
-def event_driven(handler: type[SimpleHandler]) -> type[Response]:
-    """A handler class's own kind of Response; what programs set on the class and its bases, this one has, too."""
-    return type(f"EventDriven{handler.__name__}", (Response, handler), {})
+def response_of(handler_class: type[SimpleHandler]) -> type[Response]:
+    """A handler class on the event-driven path; what programs set on the class and its bases, this one has, too."""
+    return type(f"{handler_class.__name__}Response", (Response, handler_class), {"__doc__": response_of.__doc__})

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fastwsgi._backend import FastLane
+from fastwsgi._backend import FastLane, load_pure
 from fastwsgi._grammar import BadRequest
 
 from .connection import Connection
@@ -26,6 +26,9 @@ from .transport import PLAIN, TLS
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
+
+# While it may still be loaded: who serves may change the root of its file system, or become somebody else.
+load_pure()
 
 # How many connections may wait to be accepted: socketserver's 5 are soon full, and then clients try again in a second.
 _BACKLOG = 1024

@@ -112,6 +112,3 @@ class Settings:
         group="development",
         choices=("best", "selectors"),
     )
-
-
-DEFAULT = Settings()

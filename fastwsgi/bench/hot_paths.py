@@ -112,6 +112,7 @@ def imported(implementation: str) -> SimpleNamespace | None:
         modules["twin"] = importlib.import_module("fastwsgi._backend")
         if modules["twin"].implementation != implementation:
             return None
+        modules["twin"].load_pure()  # the one of these modules
     return SimpleNamespace(**modules)
 
 
