@@ -56,7 +56,8 @@ software_version: str = f"{server_version} {sys_version}"
 
 _log_date: tuple[int, str] = (-1, "")
 _STOCK_LOG_MESSAGE = BaseHTTPRequestHandler.log_message
-_LOG_IS_PLAIN = not hasattr(http.server, "_colorize")  # from 3.15 it may be in colours
+# From 3.15 the log may be in colours. What makes them is imported lazily there, and not by this question.
+_LOG_IS_PLAIN = "_colorize" not in vars(http.server)
 
 _ForkingMixIn: Any = getattr(socketserver, "ForkingMixIn", ())  # POSIX only
 

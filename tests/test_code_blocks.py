@@ -267,9 +267,9 @@ RUNNERS: dict[str, Callable[[Command, Path, pytest.CaptureFixture[str]], None]] 
 
 
 def runs() -> list[Any]:
-    """Each command that is run, and by whom."""
+    """Each command that is run, and by whom. What make would do, depends on the source's files."""
     return [
-        pytest.param(runner, command, id=command.id)
+        pytest.param(runner, command, id=command.id, marks=[pytest.mark.source] if runner is run_make else [])
         for command in commands()
         for prefix, runner in RUNNERS.items()
         if command.line.startswith(prefix)

@@ -45,6 +45,7 @@ def copy_to(folder: Path) -> None:
 # ---- counting ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.source
 @pytest.mark.usefixtures("one_layout")
 def test_two_runs_count_the_same() -> None:
     first, second = measure([LANE, CALL]), measure([LANE, CALL])
@@ -53,6 +54,7 @@ def test_two_runs_count_the_same() -> None:
     assert 100 < first[CALL] < first[LANE]
 
 
+@pytest.mark.source
 @pytest.mark.usefixtures("one_layout")
 def test_a_planted_growth_is_found(tmp_path: Path) -> None:
     copy_to(tmp_path)
@@ -68,6 +70,7 @@ def test_a_planted_growth_is_found(tmp_path: Path) -> None:
     assert verdicts == {"pure: Headers in": "", PURE: "grown"}
 
 
+@pytest.mark.source
 @pytest.mark.usefixtures("one_layout")
 def test_a_wrong_answer_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy_to(tmp_path)
