@@ -159,7 +159,7 @@ UNFINISHED: dict[str, tuple[bytes, int | None]] = {
 def test_what_isnt_complete_in_time(start: Any, case: str, before: bytes) -> None:
     data, status = UNFINISHED[case]
     application = Recorder()
-    running = start(application, head_timeout=0.03, progress_timeout=0.03, keep_alive_timeout=0.03, linger_timeout=0.03)
+    running = start(application, head_timeout=0.1, progress_timeout=0.1, keep_alive_timeout=0.1, linger_timeout=0.03)
     with Client(running.address) as client:
         client.send(before + data)
         if before:
