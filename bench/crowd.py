@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from bench.held_connections import SPARE_DESCRIPTORS, allow_descriptors, crowd
 from bench.servers import serving
 from fastwsgi.bench.load import client_name
+from fastwsgi.bench.machine import describe_machine
 from fastwsgi.bench.results import FailureError, number, spread
 from fastwsgi.bench.servers import Running, sample
 from fastwsgi.bench.workloads import HELLO
@@ -97,9 +97,8 @@ def main() -> int:
         print(f"only {count} connections: the system allows no more descriptors")
     os.environ.update(SETTINGS)
 
-    setting = f"{platform.python_implementation()} {platform.python_version()}, {platform.machine()}, "
-    setting += f"{count} connections, {options.rounds} rounds of {options.seconds} s"
-    print(setting)
+    setting = {**describe_machine(), "load": f"{options.rounds} rounds of {options.seconds} s", "crowd": str(count)}
+    print(*(f"{name}: {value}" for name, value in setting.items()), sep="\n")
     head = f"{'':14}{'crowd':6}{'alone/s':>25}{'crowded/s':>25}{'ratio':>18}"
     print(f"{head}{f'CPU ms in {IDLE_SECONDS} s: alone':>24}, crowded")
     results: list[Result] = []

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import gc
 import json
-import platform
 import sys
 import time
 from collections import Counter
@@ -31,6 +30,7 @@ from typing import Any
 from bench import scaling_heads as scaling_heads  # noqa: PLC0414 - it enters its rows into the table of the parts
 from bench import scaling_parts, scaling_servers
 from bench.slopes import LIMIT, Finding, judge, least
+from fastwsgi.bench.machine import describe_machine
 
 TWINS = ("pure", "compiled")
 # A measurement of shorter work is of many calls.
@@ -135,8 +135,7 @@ def measuring_parts(
 
 def as_json(rows: list[Row]) -> dict[str, Any]:
     return {
-        "python": sys.version,
-        "machine": platform.platform(),
+        "machine": describe_machine(),
         "limit": LIMIT,
         "rows": [
             {
@@ -157,7 +156,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error("two rounds at least, or nobody could say how noisy they are")
-    print(f"{platform.python_implementation()} {platform.python_version()}, {platform.platform()}")
+    print(*(f"{name}: {value}" for name, value in describe_machine().items()), sep="\n")
     print(f"{'cost':<72} {'twin':<8} {'largest n':>9} {'us at it':>10} {'slope':>6} {'tail':>6} {'spread':>6}")
     done = []
     for job in jobs(options.only.lower(), options.parts):
