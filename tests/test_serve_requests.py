@@ -186,19 +186,28 @@ STAMP = r"\[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
 def test_access_log(place: Path, path_flag: str, kind: str, format_: str, threads: str) -> None:
     bind = "127.0.0.1:0" if kind == "tcp" else "unix:socket"
     arguments = [path_flag, "--access-log=log", "--access-log-format", format_, f"--bind={bind}", "--threads", threads]
+    log = place / "log"
+
+    def wait_for_line(number: int) -> None:
+        """A thread writes it when it's done with what it has, and another may answer the next request before."""
+        wait_until(lambda: log.read_text(encoding="utf-8").count("\n") == number)
+
     with (
         service(place, "site_app", *arguments, stderr=r".* INFO \S+: code 400, message .*\n") as running,
         Client(running.address) if kind == "tcp" else UnixClient(place / "socket") as client,
     ):
         client.send(b'GET /a?b="c" HTTP/1.1\r\nHost: h\r\nReferer: r\r\nUser-Agent: \\ "u"\r\n\r\n')
         assert client.reply().status == 200
+        wait_for_line(1)
         assert client.get("/b").status == 200
+        wait_for_line(2)
         client.send(b"HEAD /c HTTP/1.1\r\nHost: h\r\n\r\n")
         assert client.reply("HEAD").status == 200
+        wait_for_line(3)
         client.send(b"nonsense\r\n\r\n")
         assert client.reply().status == 400
     assert running.stdout == running.line
-    lines = (place / "log").read_text(encoding="utf-8").splitlines()
+    lines = log.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 4
     address = "127.0.0.1" if kind == "tcp" else "-"
     if format_ == "json":

@@ -6,6 +6,7 @@ A program that imports simple_server and makes no server, as one with many comma
 from __future__ import annotations
 
 import functools
+import http.server
 import traceback  # noqa: F401 - what a failing application needs, while it may still be loaded
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from fastwsgi.handlers import SimpleHandler
 from .loop import Loop as Loop  # noqa: PLC0414 - what is used of an inside is had from here
 from .response import Response
 from .server import EventServer as EventServer  # noqa: PLC0414
+
+getattr(http.server, "_colorize", None)  # what logs need: imported lazily from 3.15, for the same reason now
 
 
 class Inside(NamedTuple):
