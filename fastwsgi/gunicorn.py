@@ -93,6 +93,7 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
 
     alive: bool
     _service: Service | None = None
+    _logs_were_moved = False
     _is_quick = False
     _next_beat = 0.0
 
@@ -108,6 +109,8 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         self._service = service = Service(
             application, options, listeners, multiprocess=self.cfg.workers > 1, access_log=log
         )
+        if self._logs_were_moved:  # perhaps while it was made, and had its log open already
+            service.reopen_logs()
         if not self.cfg.keepalive:
             service.loop.close_each()
         self._beat_time = min(1.0, self.timeout / 2 or 1.0)
@@ -178,6 +181,7 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
 
     def handle_usr1(self, sig: int, frame: Any) -> None:
         super().handle_usr1(sig, frame)
+        self._logs_were_moved = True
         if self._service is not None:
             self._service.reopen_logs()
 

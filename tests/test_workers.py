@@ -16,11 +16,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from event_servers import CERTIFICATE, Client, CutShortError
+from fastwsgi._serve.options import Options
+from fastwsgi.simple_server import demo_app
 from serving import TIMEOUT, Address, exchange, fetch, handles, program_environment, wait_until
 from workers import Workers, gunicorn, has_ended, our_workers, site_environment, wait_for_end
 
@@ -339,6 +342,30 @@ def test_our_access_log_can_be_rotated_under_workers(tmp_path: Path) -> None:
             if _lines(log) == before[1] + 2:
                 return
     pytest.fail("the old file is still written to")
+
+
+def test_an_access_log_that_is_rotated_while_a_worker_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("fastwsgi.gunicorn")
+    log = tmp_path / "access.log"
+
+    class Rotated(module.Service):  # type: ignore[misc]
+        def __init__(self, *args: Any, **keywords: Any) -> None:
+            super().__init__(*args, **keywords)
+            log.rename(tmp_path / "access.log.1")
+            worker.handle_usr1(signal.SIGUSR1, None)
+
+    monkeypatch.setattr(module, "Service", Rotated)
+    worker = module.Worker.__new__(module.Worker)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker.sockets = [SimpleNamespace(sock=listener)]
+        worker.app = SimpleNamespace(options=Options(access_log=str(log)))
+        worker.cfg = SimpleNamespace(is_ssl=False, workers=2, keepalive=2)
+        worker.log = SimpleNamespace(reopen_files=lambda: None)
+        worker.wsgi, worker.notify = demo_app, lambda: None
+        worker.timeout, worker.max_requests = 30, sys.maxsize
+        worker.alive, worker._is_quick = False, True  # so it begins, and ends
+        worker.run()
+    assert log.exists()
 
 
 def _lines(path: Path) -> int:
