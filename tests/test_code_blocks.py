@@ -248,6 +248,16 @@ def run_bench(command: Command, place: Path, capsys: pytest.CaptureFixture[str])
     assert (place / bench.BASELINE).exists() is wanted.save_baseline
 
 
+def run_startup(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Measure each import once."""
+    measured = subprocess.run(
+        [sys.executable, *command.words[1:], "1"],
+        cwd=ROOT, env=program_environment(), capture_output=True, text=True, timeout=2 * TIMEOUT, check=False,
+    )  # fmt: skip
+    assert measured.returncode == 0, measured.stderr
+    assert re.search(r"^wsgiref's modules +\d", measured.stdout, re.MULTILINE)
+
+
 def run_cp(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Copy a file for deployment, but to this directory."""
     program, source, target = command.words
@@ -260,6 +270,7 @@ RUNNERS: dict[str, Callable[[Command, Path, pytest.CaptureFixture[str]], None]] 
     "python -m fastwsgi ": run_fastwsgi,
     "python -m fastwsgi.swap ": run_swap,
     "python -m fastwsgi.bench": run_bench,
+    "python -m bench.startup": run_startup,
     "gunicorn ": run_gunicorn,
     "make ": run_make,
     "cp ": run_cp,
