@@ -502,16 +502,20 @@ def test_what_is_large_goes_through_in_32_mib(kind: str, exchange: Callable[[Cli
         assert memory(server, "VmHWM") - before <= 32 << 20
 
 
+# PyPy's collector lets some garbage be, and takes a larger heap to leave room for more.
+ROOM = 2048 if sys.implementation.name == "cpython" else 4096
+
+
 @linux
 @pytest.mark.parametrize(
-    ("kind", "room", "patience"),
+    ("kind", "patience"),
     [
-        ("general path", 2048, 0.0),
+        ("general path", 0.0),
         # It remembers the fields of a thousand clients at most, and of none that has been quiet for 5 s.
-        ("fast lane", 2048, 10.0),
+        ("fast lane", 10.0),
     ],
 )
-def test_what_an_idle_connection_takes(kind: str, room: int, patience: float) -> None:
+def test_what_an_idle_connection_takes(kind: str, patience: float) -> None:
     """Of the server's own memory. 10 000 of them, or what this process may have open."""
     count = allow_descriptors(9900)
     fields = b"".join(b"X-Field-%d: some value of the kind that browsers send\r\n" % i for i in range(10))
@@ -525,9 +529,9 @@ def test_what_an_idle_connection_takes(kind: str, room: int, patience: float) ->
             for client in made:
                 client.reply()
             end = time.monotonic() + patience
-            while memory(server) - before > count * room and time.monotonic() < end:
+            while memory(server) - before > count * ROOM and time.monotonic() < end:
                 time.sleep(0.1)
-            assert memory(server) - before <= count * room
+            assert memory(server) - before <= count * ROOM
 
 
 def test_the_census_counts() -> None:
