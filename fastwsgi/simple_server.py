@@ -121,7 +121,7 @@ class WSGIServer(HTTPServer):
         if self.address_family == socket.AF_INET and isinstance(host, str) and ":" in host:
             self.address_family = socket.AF_INET6
         # By now, and not when serving begins: a program may have given up the right to read it by then.
-        from ._server import inside  # noqa: F401
+        from ._server import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
         super().__init__(server_address, RequestHandlerClass, bind_and_activate)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import http.server
-import traceback  # noqa: F401 - what a failing application needs, while it may still be loaded
+import traceback  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from typing import NamedTuple
 
 from fastwsgi.handlers import SimpleHandler
@@ -16,7 +16,8 @@ from .loop import Loop as Loop  # noqa: PLC0414 - what is used of an inside is h
 from .response import Response
 from .server import EventServer as EventServer  # noqa: PLC0414
 
-getattr(http.server, "_colorize", None)  # what logs need: imported lazily from 3.15, for the same reason now
+# What logs need is imported lazily from 3.15, and traceback by a failing application: while that may still be done.
+getattr(http.server, "_colorize", None)
 
 
 class Inside(NamedTuple):
