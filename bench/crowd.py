@@ -24,7 +24,7 @@ from pathlib import Path
 from bench.held_connections import SPARE_DESCRIPTORS, allow_descriptors, crowd
 from bench.servers import serving
 from fastwsgi.bench.load import client_name
-from fastwsgi.bench.machine import describe_machine
+from fastwsgi.bench.machine import as_lines, describe_machine
 from fastwsgi.bench.results import FailureError, number, spread
 from fastwsgi.bench.servers import Running, sample
 from fastwsgi.bench.workloads import HELLO
@@ -98,7 +98,7 @@ def main() -> int:
     os.environ.update(SETTINGS)
 
     setting = {**describe_machine(), "load": f"{options.rounds} rounds of {options.seconds} s", "crowd": str(count)}
-    print(*(f"{name}: {value}" for name, value in setting.items()), sep="\n")
+    print(as_lines(setting))
     head = f"{'':14}{'crowd':6}{'alone/s':>25}{'crowded/s':>25}{'ratio':>18}"
     print(f"{head}{f'CPU ms in {IDLE_SECONDS} s: alone':>24}, crowded")
     results: list[Result] = []

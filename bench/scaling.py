@@ -30,7 +30,7 @@ from typing import Any
 from bench import scaling_heads as scaling_heads  # noqa: PLC0414 - it enters its rows into the table of the parts
 from bench import scaling_parts, scaling_servers
 from bench.slopes import LIMIT, Finding, judge, least
-from fastwsgi.bench.machine import describe_machine
+from fastwsgi.bench.machine import as_lines, describe_machine
 
 TWINS = ("pure", "compiled")
 # A measurement of shorter work is of many calls.
@@ -156,7 +156,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error("two rounds at least, or nobody could say how noisy they are")
-    print(*(f"{name}: {value}" for name, value in describe_machine().items()), sep="\n")
+    print(as_lines(describe_machine()))
     print(f"{'cost':<72} {'twin':<8} {'largest n':>9} {'us at it':>10} {'slope':>6} {'tail':>6} {'spread':>6}")
     done = []
     for job in jobs(options.only.lower(), options.parts):

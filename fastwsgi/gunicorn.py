@@ -93,7 +93,6 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
 
     alive: bool
     _service: Service | None = None
-    _logs_were_moved = False
     _is_quick = False
     _next_beat = 0.0
 
@@ -109,8 +108,7 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         self._service = service = Service(
             application, options, listeners, multiprocess=self.cfg.workers > 1, access_log=log
         )
-        if self._logs_were_moved:  # perhaps while it was made, and had its log open already
-            service.reopen_logs()
+        service.reopen_logs()  # a signal now finds the service, but may have come while it was made
         if not self.cfg.keepalive:
             service.loop.close_each()
         self._beat_time = min(1.0, self.timeout / 2 or 1.0)
@@ -181,7 +179,6 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
 
     def handle_usr1(self, sig: int, frame: Any) -> None:
         super().handle_usr1(sig, frame)
-        self._logs_were_moved = True
         if self._service is not None:
             self._service.reopen_logs()
 

@@ -7,6 +7,7 @@ each connection gets a handler object, which reads one request and answers it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
 import io
 import platform
@@ -77,20 +78,19 @@ class ServerHandler(SimpleHandler):
             super().close()
 
 
-class _DefaultSettings:
-    """A class attribute that is the default settings, which are loaded when it is first asked for."""
+@functools.cache
+def _default_settings() -> Settings:
+    """The default settings, loaded when they are first asked for."""
+    from ._server.settings import Settings
 
-    default: Settings | None = None
+    return Settings()
+
+
+class _DefaultSettings:
+    """A class attribute that is the default settings."""
 
     def __get__(self, server: object, owner: type | None = None) -> Settings:
-        if self.default is None:
-            from ._server.settings import Settings
-
-            self.default = Settings()
-        return self.default
-
-
-_default_settings = _DefaultSettings()
+        return _default_settings()
 
 
 class WSGIServer(HTTPServer):
@@ -105,7 +105,7 @@ class WSGIServer(HTTPServer):
     address_family: int
     server_name: str
     server_port: int
-    settings: Settings = _default_settings  # type: ignore[assignment]
+    settings: Settings = _DefaultSettings()  # type: ignore[assignment]
     """Limits and timeouts; read when serving starts."""
 
     _inside: Inside | None = None
@@ -273,7 +273,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     @property
     def _settings(self) -> Settings:
         settings: Settings | None = getattr(getattr(self, "server", None), "settings", None)
-        return settings if settings is not None else _default_settings.__get__(self)
+        return settings if settings is not None else _default_settings()
 
     def address_string(self) -> str:
         """The client's address for the log, "-" where it has none (a unix socket)."""
@@ -536,7 +536,9 @@ def explain(server: WSGIServer) -> Explanation:
 
 def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -> Inside:
     """The inside of a server that nothing forbids to be event-driven; loop: None for a new one of one thread."""
-    from ._server.inside import EventServer, Inside, Loop, response_of
+    from ._server.inside import Inside, response_of
+    from ._server.loop import Loop
+    from ._server.server import EventServer
 
     handler_class: Any = server.RequestHandlerClass
     # Both say 1.0 unless somebody has set them: who did, gets it.

@@ -114,8 +114,9 @@ def _naming(action: str, **files: str | None) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        has_reason = error.errno is None or error.strerror not in (None, "", "Error")  # PyPy's ssl gives none
-        reason = (error.strerror or error) if has_reason else os.strerror(error.errno or 0)
+        reason = error.strerror or str(error)
+        if error.errno is not None and error.strerror in (None, "", "Error"):  # PyPy's ssl gives none
+            reason = os.strerror(error.errno)
         what = " with ".join(f"{option} {name!r}" for option, name in files.items() if name is not None)
         raise OSError(error.errno, f"can't {action} {what}: {reason}") from error
 

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from fastwsgi.handlers import SimpleHandler
 
-from .loop import Loop as Loop  # noqa: PLC0414 - what is used of an inside is had from here
+from .loop import Loop
 from .response import Response
-from .server import EventServer as EventServer  # noqa: PLC0414
+from .server import EventServer
 
 # What logs need is imported lazily from 3.15, and traceback by a failing application: while that may still be done.
 getattr(http.server, "_colorize", None)
@@ -30,4 +30,4 @@ class Inside(NamedTuple):
 @functools.cache
 def response_of(handler_class: type[SimpleHandler]) -> type[Response]:
     """A handler class on the event-driven path; what programs set on the class and its bases, this one has, too."""
-    return type(f"{handler_class.__name__}Response", (Response, handler_class), {"__doc__": response_of.__doc__})
+    return type(f"{handler_class.__name__}Response", (Response, handler_class), {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from fastwsgi import _backend
@@ -29,3 +30,8 @@ def describe_machine() -> dict[str, str]:
         "Python": python,
         "fastwsgi": f"{__version__}, {_backend.implementation}",
     }
+
+
+def as_lines(facts: Mapping[str, str]) -> str:
+    """Facts of a run, its machine's among them, a line each."""
+    return "\n".join(f"{name}: {value}" for name, value in facts.items())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import hot_paths
+from .machine import as_lines
 from .results import TOO_NOISY, Row, Target, Verdict, judge, noise, spread
 
 #: Of the form of the JSON; another one can't be compared with.
@@ -119,7 +120,7 @@ def show_noise(rows: Iterable[Row]) -> str:
 
 def show(report: Report, about: dict[str, str]) -> str:
     """All of a report; about: a sentence for groups of rows."""
-    parts = ["\n".join(f"{name}: {value}" for name, value in {**report.machine, **report.settings}.items())]
+    parts = [as_lines({**report.machine, **report.settings})]
     verdicts = report.verdicts
     for group, rows in report.groups().items():
         heading = f"{group}: {about[group]}" if group in about else group
