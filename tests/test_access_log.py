@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -595,6 +595,58 @@ def test_what_cannot_be_written_is_lost_and_said_once(
     file.write("lost\n")
     assert disk.written == b"good\n"  # type: ignore[attr-defined]
     assert len(caplog.records) == 2  # another time, another message
+
+
+@pytest.fixture
+def nearly_full() -> Iterator[Callable[[int | None], None]]:
+    """Has each file of the process end at a size, as on a disk that is full then; None for no end."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def end_at(size: int | None) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before if size is None else (size, before[1]))
+
+    try:
+        yield end_at
+    finally:
+        end_at(None)
+
+
+def test_no_line_is_torn_by_a_disk_that_gets_full(
+    nearly_full: Callable[[int | None], None], file: LogFile, tmp_path: Path
+) -> None:
+    file.write("first\n")
+    for lost in ("lost\n" * 10, "whole\nlost\n"):
+        nearly_full(Path(file.path).stat().st_size + 8)
+        file.write(lost)
+        nearly_full(None)
+        file.write("written\n")
+    assert Path(file.path).read_text() == "first\nlost\nwritten\nwhole\nwritten\n"
+
+
+class HalfPipe(io.FileIO):
+    """Takes a part of the first text, and then nothing of it."""
+
+    calls = 0
+
+    def write(self, data: Any) -> int | None:
+        self.calls += 1
+        if self.calls == 1:
+            return super().write(data[:4])
+        return None if self.calls == 2 else super().write(data)
+
+
+def test_a_line_torn_where_nothing_can_be_taken_back_ends_before_the_next(file: LogFile) -> None:
+    """A pipe, a terminal, or a file that another process has written to meanwhile."""
+    file.close()
+    reader, writer = os.pipe()
+    with open(reader, "rb") as pipe:
+        file._file = HalfPipe(writer, "wb")  # type: ignore[assignment]
+        file.write("torn line\n")
+        file.write("written\n")
+        file.write("written\n")
+        file.close()
+        assert pipe.read() == b"torn\nwritten\nwritten\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full here")

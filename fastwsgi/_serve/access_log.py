@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from fastwsgi._grammar import split_target
 
+from .error_log import report
+
 # A size of 0 reads "0" in both, where Apache's own definitions have "%b" and so "-": the column is a number then, and
 # it's what the fast lane writes, which makes common lines by itself.
 COMMON: Final = '%h %l %u %t "%r" %>s %B'
@@ -25,8 +27,6 @@ _DIRECTIVE: Final = re.compile(r"%(?:\{([^{}]*)\})?(>?[A-Za-z%])|%")
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 # Not strftime's %b, which speaks the language of the process.
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-_log = logging.getLogger("fastwsgi")
 
 
 class Stream(Protocol):
@@ -300,24 +300,48 @@ class LogFile:
             self.path = os.path.abspath(path)  # a program may change its directory before reopen()
             self._file = io.FileIO(self.path, "ab")
         self._is_failing = False
+        #: Whether what was written last isn't a whole line, so that the next has to begin with a line's end.
+        self._is_torn = False
 
     def write(self, text: str) -> None:
         """Append a text, as UTF-8."""
         if self._file.closed:
             return
         data = text.encode("utf-8", "backslashreplace")
+        if self._is_torn:
+            data = b"\n" + data
+        written = 0
         try:
-            while data:
-                written = self._file.write(data)
-                if not written:
+            while written < len(data):
+                # It takes a part only where a disk is nearly full, and then the next call says so.
+                size = self._file.write(data[written:])
+                if not size:
                     raise BlockingIOError(errno.EAGAIN, "It takes no more now")
-                data = data[written:]  # not all of it only where a disk is nearly full, which the next call says
+                written += size
         except (OSError, ValueError) as error:  # ValueError: closed meanwhile
+            if written:
+                self._mend(data[:written])
             if not self._is_failing:
                 self._is_failing = True
-                _log.error("The access log %s can't be written, and lines are lost: %s", self.path, error)
+                report(logging.ERROR, "The access log %s can't be written, and lines are lost: %s", self.path, error)
         else:
-            self._is_failing = False
+            self._is_failing = self._is_torn = False
+
+    def _mend(self, written: bytes) -> None:
+        """Take the beginning of a line back, after which nothing could be written."""
+        torn = len(written) - (written.rfind(b"\n") + 1)
+        self._is_torn = False
+        if not torn:
+            return
+        try:
+            fd = self._file.fileno()
+            end = os.lseek(fd, 0, os.SEEK_CUR)
+            if os.fstat(fd).st_size == end:  # else another process has written behind it
+                os.ftruncate(fd, end - torn)
+                return
+        except (OSError, ValueError):  # of a pipe or a terminal nothing can be taken back
+            pass
+        self._is_torn = True
 
     def reopen(self) -> None:
         """Go on in the file that has the path now, or in a new one; in the old one if there can't be one."""
@@ -327,7 +351,7 @@ class LogFile:
             with io.FileIO(self.path, "ab") as file:
                 os.dup2(file.fileno(), self._file.fileno(), inheritable=False)
         except OSError as error:
-            _log.error("The access log %s can't be opened anew: %s", self.path, error)
+            report(logging.ERROR, "The access log %s can't be opened anew: %s", self.path, error)
 
     def close(self) -> None:
         """Write no more."""
