@@ -605,7 +605,8 @@ class Channel:
     The short cut calls these methods of the subclass: ``turn()``, the socket may be ready; ``received(data)``,
     octets for the general path; ``begin_response(head, environ, body)``, a general response in mid-course, and
     ``adopt(response, rest, error, unsent)``, go on with it; ``send_rest(data, rest, persistent)``,
-    ``close_failed(head, error)`` and ``close()``; ``client()``, its address and port.
+    ``close_failed(head, error)`` and ``close()``; ``client()``, its address and port. Of its server it wants
+    ``error_stream()`` where there is no standard error.
     """
 
     __slots__ = ("began", "between_requests", "deadline", "drained", "fd", "lane")

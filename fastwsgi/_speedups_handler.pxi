@@ -169,6 +169,9 @@ def run_stock(handler, application, dict stock):
         try:
             if hasattr(response.result, "close"):
                 response.result.close()
+        except BaseException:
+            handler._is_over = True  # what handle_error() would send, would come after the answer
+            raise
         finally:
             handler.environ = None  # nothing else was set
     else:

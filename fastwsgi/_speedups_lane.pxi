@@ -26,6 +26,7 @@ cdef extern from *:
     static Py_ssize_t lane_send_both(int fd, const void *one, size_t size, const void *two, size_t size_two)
     { return -1; }
     static int lane_not_now(void) { return 0; }
+    static int lane_is_empty(void) { return 0; }
     #else
     #include <errno.h>
     #include <sys/types.h>
@@ -47,7 +48,10 @@ cdef extern from *:
         message.msg_iovlen = 2;
         return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
-    static int lane_not_now(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
+    /* A shortage of memory passes, as a full buffer does. */
+    static int lane_not_now(void)
+    { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS || errno == ENOMEM; }
+    static int lane_is_empty(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
     #endif
     """
     double lane_clock() noexcept
@@ -57,6 +61,7 @@ cdef extern from *:
     Py_ssize_t lane_send(int fd, const void* data, size_t size) noexcept
     Py_ssize_t lane_send_both(int fd, const void* one, size_t size, const void* two, size_t size_two) noexcept
     bint lane_not_now() noexcept
+    bint lane_is_empty() noexcept
 
 
 # On the stack: an application may serve other requests while it answers one, and threads have their own.
@@ -89,7 +94,7 @@ cdef extern from *:
     static int arm_now(int epoll, int fd, int events)
     {
         struct epoll_event event;
-        event.events = (unsigned) events | EPOLLRDHUP | EPOLLET;
+        event.events = (unsigned) events | EPOLLPRI | EPOLLRDHUP | EPOLLET;
         event.data.fd = fd;
         return epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
     }
@@ -117,7 +122,8 @@ cdef class SharedEpoll:
     def arm(self, int fd, int events, is_new=False):
         # Without releasing the GIL: this never waits, and each time it's given away threads fight over it.
         if is_new or arm_now(self.fd, fd, events) < 0:
-            (self.epoll.register if is_new else self.epoll.modify)(fd, events | select.EPOLLRDHUP | select.EPOLLET)
+            mask = events | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
+            (self.epoll.register if is_new else self.epoll.modify)(fd, mask)
 
     def forget(self, fd):
         pass
@@ -275,7 +281,7 @@ cdef class Channel:
             return
         size = lane_receive(self.fd, room, ROOM)
         if size <= 0:
-            self.drained = size < 0 and lane_not_now()
+            self.drained = size < 0 and lane_is_empty()
             if not self.drained:
                 self.turn()  # which finds the same
             return
@@ -458,7 +464,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
 
     body = BytesIO(PyBytes_FromStringAndSize(<const char*>data + end, length)) if length else BytesIO()
     environ["wsgi.input"] = body
-    environ["wsgi.errors"] = error_stream()
+    environ["wsgi.errors"] = error_stream(lane)
     response = LaneResponse.__new__(LaneResponse)
     response.channel = channel
     response.head = data
@@ -662,6 +668,7 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
         )
     if sent < 0:
         if not lane_not_now():
+            log_safely(lane, response, 0)
             channel.close()
             return True
         sent = 0
@@ -686,9 +693,9 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
     cdef Py_ssize_t sent
     cdef int blocks = 0
     cdef bytes piece
-    if not is_streamable(lane, response, head):
-        return go_on(response, None, b"")
     try:
+        if not is_streamable(lane, response, head):
+            return go_on(response, None, b"")
         response.blocks = iter(response.result)
         for block in response.blocks:
             piece = next_piece(lane, response, head, option, block)
@@ -711,11 +718,11 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
         return response.give_away(error, b"")
     response.handed_over = response.finished = True
     log_safely(lane, response, response.bytes_sent)
-    if hasattr(response.result, "close"):
-        try:
+    try:
+        if hasattr(response.result, "close"):
             response.result.close()
-        except Exception as error:
-            channel.close_failed(PyBytes_FromStringAndSize(<const char*>response.head, response.head_size), error)
+    except BaseException as error:
+        channel.close_failed(PyBytes_FromStringAndSize(<const char*>response.head, response.head_size), error)
     if not is_persistent(head, option):
         channel.close()
     else:
@@ -797,10 +804,10 @@ cdef int go_on(LaneResponse response, object block, bytes unsent) except -1:
 cdef dict SYS = sys.__dict__
 
 
-cdef inline object error_stream():
+cdef inline object error_stream(FastLane lane):
     """sys.stderr as it is now; by its dictionary, which spares the way an attribute of a module is looked up."""
-    stream = SYS.get("stderr", SYS)
-    return stream if stream is not SYS else sys.stderr  # which raises
+    stream = SYS.get("stderr")
+    return stream if stream is not None else lane.server.error_stream()
 
 
 cdef inline bint has_usual_body(object status) noexcept:
@@ -851,7 +858,7 @@ cdef int log_safely(FastLane lane, LaneResponse response, Py_ssize_t size) excep
     """Log a request; what a hook raises then is logged, too, for the answer is sent."""
     try:
         log_request(lane, response, size)
-    except Exception as error:
+    except BaseException as error:
         response.channel.close_failed(
             PyBytes_FromStringAndSize(<const char*>response.head, response.head_size), error
         )

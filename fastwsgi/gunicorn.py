@@ -72,6 +72,8 @@ class _AccessLog:
             environ, fields = request.get_environ(), head.fields
             environ["REMOTE_ADDR"] = request.address_string()
         environ["RAW_URI"] = environ.get("REQUEST_URI", "-")
+        # Its statsd logger counts by number: of a request without an answer, by nginx's for a client that has gone.
+        status = "499" if status == "-" else status
         response = SimpleNamespace(status=status, sent=size, headers=[])
         self._logger.access(response, SimpleNamespace(headers=fields), environ, timedelta(seconds=seconds))
 

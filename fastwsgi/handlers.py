@@ -7,6 +7,7 @@ and ``finish_content``, then ``close``; ``handle_error`` when anything raises.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, MutableMapping
@@ -83,6 +84,27 @@ def read_environ() -> dict[str, str]:
     return environ
 
 
+# ---- the error stream --------------------------------------------------------------------------------
+
+
+class _Nowhere(io.TextIOBase):
+    """Takes text, and drops it."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+_NOWHERE = _Nowhere()
+
+
+def error_stream() -> ErrorStream:
+    """``sys.stderr``; where there is none (pythonw, some services), a stream that drops what is written."""
+    return sys.stderr if sys.stderr is not None else _NOWHERE
+
+
 # ---- handlers ----------------------------------------------------------------------------------------
 
 # How much a stream is offered of what it hasn't taken at first.
@@ -127,12 +149,15 @@ class BaseHandler:
     headers_sent: bool = False
     headers: Headers | None = None
     bytes_sent: int = 0
+    # Whether the answer is complete: with what it has kept of it, an application would send octets into the next one.
+    _is_over: bool = False
 
     def run(self, application: WSGIApplication) -> None:
         """Call the application and send what it answers; log what it raises, and answer 500 if possible.
 
         A client that goes away is nothing to report. Only an error while an error is handled is raised.
         """
+        self._is_over = False
         try:
             if not run_stock(self, application, _STOCK):
                 self.setup_environ()
@@ -146,6 +171,8 @@ class BaseHandler:
             except BaseException:
                 self.close()
                 raise
+        finally:
+            self._is_over = True
 
     def setup_environ(self) -> None:
         """Set ``self.environ``: the process's variables, the request's, and the ``wsgi.`` keys."""
@@ -204,8 +231,11 @@ class BaseHandler:
         """PEP 3333's ``start_response()``.
 
         Raises AssertionError for a status or headers of the wrong form, and if it is called twice
-        without exc_info; ValueError for control characters; exc_info's exception if headers were sent.
+        without exc_info, or after the response; ValueError for control characters; exc_info's exception if headers
+        were sent.
         """
+        if self._is_over:
+            raise AssertionError("the response is complete")
         if exc_info:
             try:
                 if self.headers_sent:
@@ -243,12 +273,14 @@ class BaseHandler:
     def write(self, data: bytes) -> None:
         """PEP 3333's ``write()``: send a block of the body, and the headers before the first.
 
-        Raises AssertionError if data isn't bytes, or before start_response.
+        Raises AssertionError if data isn't bytes, before start_response, or after the response.
         """
         if type(data) is not bytes:
             raise AssertionError("write() argument must be a bytes instance")
         if not self.status:
             raise AssertionError("write() before start_response()")
+        if self._is_over:
+            raise AssertionError("the response is complete")
         if self.headers_sent:
             self.bytes_sent += len(data)
         else:
@@ -281,6 +313,7 @@ class BaseHandler:
             self.environ = None  # type: ignore[assignment]
             self.bytes_sent = 0
             self.headers_sent = False
+            self._is_over = True
 
     def send_headers(self) -> None:
         """Send the preamble and the header fields."""
@@ -306,20 +339,23 @@ class BaseHandler:
         return protocol.upper() != "HTTP/0.9"
 
     def log_exception(self, exc_info: ExcInfo) -> None:
-        """Write a traceback to the error stream."""
+        """Write a traceback to the error stream. One that can't be written is lost: the client has its answer yet."""
         try:
             from traceback import print_exception
 
             stderr = self.get_stderr()
-            print_exception(*exc_info, limit=self.traceback_limit, file=stderr)
-            stderr.flush()
+            if stderr is not None:  # or print_exception() would write to standard output
+                print_exception(*exc_info, limit=self.traceback_limit, file=stderr)
+                stderr.flush()
+        except Exception:
+            pass
         finally:
             exc_info = (None, None, None)  # or the traceback and this frame would hold each other
 
     def handle_error(self) -> None:
-        """Log the current exception, and answer it if nothing was sent yet."""
+        """Log the current exception, and answer it if nothing was sent yet; close() may raise after all was sent."""
         self.log_exception(sys.exc_info())
-        if not self.headers_sent:
+        if not (self.headers_sent or self._is_over):
             self.result = self.error_output(self.environ, self.start_response)
             self.finish_response()
 
@@ -458,5 +494,5 @@ class IISCGIHandler(BaseCGIHandler):
 
 
 def _init_from_process(handler: BaseCGIHandler, environ: dict[str, str]) -> None:
-    streams = sys.stdin.buffer, sys.stdout.buffer, sys.stderr
+    streams = sys.stdin.buffer, sys.stdout.buffer, error_stream()
     BaseCGIHandler.__init__(handler, *streams, environ, multithread=False, multiprocess=True)

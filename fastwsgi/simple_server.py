@@ -38,7 +38,7 @@ from ._server.hooks import (
 )
 from ._server.request import Framing, check_head, is_persistent
 from ._server.socket_kinds import accepts_plainly, is_tls
-from .handlers import BaseHandler, SimpleHandler
+from .handlers import BaseHandler, SimpleHandler, error_stream
 
 if TYPE_CHECKING:
     from ._server.inside import Inside
@@ -219,6 +219,13 @@ class WSGIServer(HTTPServer):
         if inside is not None:
             inside.loop.close()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the exception being handled to stderr. One that can't be printed is lost, and no error of its own."""
+        if sys.stderr is None:  # socketserver would print to standard output
+            return
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it's closed
+            super().handle_error(request, client_address)
+
     def get_app(self) -> WSGIApplication | None:
         """The application."""
         return self.application
@@ -280,13 +287,29 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         return self._client()[0] or "-"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-        """Write a line of the log to stderr: the client, the time, and ``format % args``."""
-        if _LOG_IS_PLAIN and BaseHTTPRequestHandler.log_message is _STOCK_LOG_MESSAGE:
-            message = format % args
-            if message.isprintable() and "\\" not in message:  # else something in it is escaped
-                sys.stderr.write(f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n")
-                return
-        super().log_message(format, *args)
+        """Write a line of the log to stderr: the client, the time, and ``format % args``.
+
+        A line that can't be written is lost: no request fails because of it.
+        """
+        if BaseHTTPRequestHandler.log_message is not _STOCK_LOG_MESSAGE:
+            super().log_message(format, *args)
+            return
+        message = format % args
+        if sys.stderr is None:
+            return
+        is_plain = _LOG_IS_PLAIN and message.isprintable() and "\\" not in message  # else something in it is escaped
+        line = f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n" if is_plain else ""
+        try:
+            if is_plain:
+                sys.stderr.write(line)
+            else:
+                super().log_message(format, *args)
+        except (OSError, ValueError):  # ValueError: it's closed
+            pass
+
+    def _log_failure(self, what: str, error: BaseException) -> None:
+        """Log what has failed at this end, so that a request isn't answered as it should be."""
+        self.log_error("%s: %s", what, error)
 
     def log_date_time_string(self) -> str:
         """The local time, as the log has it; made once a second."""
@@ -329,8 +352,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         return environ
 
     def get_stderr(self) -> ErrorStream:
-        """The stream for ``wsgi.errors``."""
-        return sys.stderr
+        """The stream for ``wsgi.errors``: ``sys.stderr``, or one that drops everything where that is None."""
+        return error_stream()
 
     def handle(self) -> None:
         """Read a request and answer it."""
@@ -342,7 +365,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             environ["wsgi.input_terminated"] = True
             opened = self._open_body(environ)
         except BadRequest as error:
-            self.send_error(error.status, explain=error.reason)
+            self._refuse(error)
             return
         except TimeoutError as error:
             self.log_error("Request timed out: %r", error)
@@ -415,7 +438,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             head = parse_head(data, limits.max_request_line, limits.max_fields, tolerant=True)
             framing = check_head(head, limits, needs_host=self._is_on_socket())
         except BadRequest as error:
-            self.send_error(error.status, explain=error.reason)
+            self._refuse(error)
             return False
         self._take_head(head, framing)
         if framing.length is None:
@@ -423,6 +446,12 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         if self.protocol_version < "HTTP/1.1" or not framing.expects_continue:
             return True
         return self.handle_expect_100()
+
+    def _refuse(self, error: BadRequest) -> None:
+        """Answer what is no request, or what we can't take; of that the cause is logged."""
+        if isinstance(error.__cause__, OSError | MemoryError):
+            self._log_failure(error.reason, error.__cause__)
+        self.send_error(error.status, explain=error.reason)
 
     def _begin_request(self, request_line: bytes) -> None:
         """Set what send_error() and the log want to know, whatever comes."""

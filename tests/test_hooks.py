@@ -664,7 +664,10 @@ def test_a_method_below_the_one_that_is_called(
 def test_a_hook_that_raises(
     wsgi: SimpleNamespace, make: Any, assert_path: Any, name: str, request_: bytes, error: type[Exception]
 ) -> None:
-    """Once: handle_error() sees it, the connection closes, and the next one is served."""
+    """Once: handle_error() sees it, the connection closes, and the next one is served.
+
+    A hook for the log has no say in whether a bad request is answered.
+    """
     module = wsgi.simple_server
     failures: list[Any] = []
     errors = iter([error("on purpose")])
@@ -686,6 +689,8 @@ def test_a_hook_that_raises(
         with socket.create_connection(address, timeout=TIMEOUT) as connection:
             client = connection.getsockname()
             connection.sendall(request_)
+            if name.startswith("log_"):
+                assert connection.recv(65536).startswith(b"HTTP/1.1 431 ")
             with contextlib.suppress(ConnectionResetError):  # closed before all was read
                 assert connection.recv(1) == b""
         assert fetch(address, "/").body == b"Hello, world!"

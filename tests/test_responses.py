@@ -14,12 +14,10 @@ from event_servers import (
     ALL_KINDS,
     BLOCK,
     GET,
-    KINDS,
     OLD,
     Client,
     CutShortError,
     Reply,
-    event_server,
     of,
     returning,
     starting,
@@ -412,34 +410,6 @@ def test_an_answer_that_fails_in_the_middle_never_looks_whole(start: Any, how: s
         else:
             assert client.rest() == (b"abc" if framing == "length" else b"3\r\nabc\r\n")
     assert ("AssertionError" if how == "a str" else "LookupError: on purpose") in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("where", ["application", "iteration", "close()"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_ctrl_c_ends_serve_forever(kind: str, where: str) -> None:
-    class Interrupted(Sized):
-        def __iter__(self) -> Iterator[bytes]:
-            if where == "iteration":
-                raise KeyboardInterrupt
-            return super().__iter__()
-
-        def close(self) -> None:
-            if where == "close()":
-                raise KeyboardInterrupt
-
-    def application(environ: dict[str, Any], start_response: Any) -> Any:
-        start_response("200 OK", [])
-        if where == "application":
-            raise KeyboardInterrupt
-        return Interrupted(b"abc")
-
-    with (  # noqa: PT012 - it's raised when the server is asked how it ended
-        pytest.raises(KeyboardInterrupt),
-        event_server(application, kind) as running,
-        Client(running.address) as client,
-    ):
-        assert client.get().status == (200 if where == "close()" else 500)
-        assert client.rest() == b""
 
 
 # ---- the checks of the standard, on both sides ------------------------------------------------------

@@ -23,6 +23,7 @@ from fastwsgi._version import __version__
 from fastwsgi.simple_server import ServerHandler, WSGIRequestHandler
 
 from .access_log import AccessLog, LogFile
+from .error_log import report
 from .proxies import Proxies
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ SOFTWARE = f"fastwsgi/{__version__}"
 
 # What all threads together have to end in, in seconds, when nobody is waited for any more.
 _LAST = 1.0
-
-_log = logging.getLogger("fastwsgi")
 
 
 class Listener(Protocol):
@@ -114,7 +113,7 @@ class Front:
         request.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        _log.exception("An error outside of the application, with client %s", client_address)
+        report(logging.ERROR, "An error outside of the application, with client %s", client_address, exc_info=True)
 
 
 def _server_name(sock: socket.socket) -> tuple[str, str]:
@@ -163,7 +162,10 @@ class RequestHandler(WSGIRequestHandler):
         front.access_log.log(self, status, size if isinstance(size, int) else 0, seconds)
 
     def log_error(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-        _log.info("%s: " + format, self.address_string(), *args)
+        report(logging.INFO, "%s: " + format, self.address_string(), *args)
+
+    def _log_failure(self, what: str, error: BaseException) -> None:
+        report(logging.ERROR, "%s: %r: %s: %s", self.address_string(), self.requestline, what, error)
 
 
 class _Response(Response, ServerHandler):
@@ -219,6 +221,7 @@ class Service:
                 revise=proxies.revise,
                 threads=options.threads,
                 begins_with_proxy=options.proxy_protocol,
+                is_interruptible=False,  # SIGINT has a handler, or this isn't the main thread
             )
             for listener in listeners
         ]
@@ -248,8 +251,8 @@ class Service:
         while not self.loop.is_stopped:
             try:
                 self.loop.serve_in_thread(number)
-            except Exception:
-                _log.exception("An error in thread %d; it goes on", number)
+            except BaseException:  # which is an application's: a Ctrl-C comes to the main thread
+                report(logging.ERROR, "An error in thread %d; it goes on", number, exc_info=True)
 
     def stop(self) -> None:
         """Have ``serve()`` return; from any thread, or a signal handler."""

@@ -7,12 +7,12 @@ readlines() and iteration are what they are for any file.
 from __future__ import annotations
 
 import io
-import tempfile
 from typing import IO, TYPE_CHECKING, Any
 
 from fastwsgi._grammar import BadRequest
 
 from .chunked import ChunkedBody
+from .spool import discard, no_room, spool_file
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -54,7 +54,10 @@ class BodyReader(io.BufferedReader):
 
 
 class BodyFile:
-    """A file for a body on its way in: in memory, or over ``settings.max_body_in_memory`` on disk."""
+    """A file for a body on its way in: in memory, or over ``settings.max_body_in_memory`` on disk.
+
+    Raises BadRequest, with the reason as its cause, if it can't be stored there.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.file: IO[bytes] = io.BytesIO()
@@ -63,15 +66,25 @@ class BodyFile:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.size += len(data)
-        if self.size > self._room and isinstance(self.file, io.BytesIO):
-            memory, self.file = self.file, tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
-            self.file.write(memory.getbuffer())
-        self.file.write(data)
+        try:
+            if self.size > self._room and isinstance(self.file, io.BytesIO):
+                memory, self.file = self.file, spool_file()
+                self.file.write(memory.getbuffer())
+            self.file.write(data)
+        except (OSError, MemoryError) as error:
+            raise no_room(error) from error
 
     def rewound(self) -> IO[bytes]:
         """The file, at its start."""
-        self.file.seek(0)
+        try:
+            self.file.seek(0)  # by which the last octets are written
+        except OSError as error:
+            raise no_room(error) from error
         return self.file
+
+    def close(self) -> None:
+        """Give the file up."""
+        discard(self.file)
 
 
 class IncomingBody:
@@ -139,7 +152,7 @@ def read_chunked(stream: Any, settings: Settings) -> tuple[IO[bytes], int]:
                 raise BadRequest(400, "Incomplete chunked body")
             content.write(data)
             chunked.take_data(len(data))
+        return content.rewound(), chunked.size
     except BaseException:
-        content.file.close()
+        content.close()
         raise
-    return content.rewound(), chunked.size

@@ -28,11 +28,11 @@ from fastwsgi._backend import Channel, find_head_end, parse_head, parse_request_
 from fastwsgi._grammar import BadRequest
 
 from .body import IncomingBody
-from .output import FileRange, Output
+from .output import FileError, FileRange, Output
 from .poller import READ, WRITE, wait_for
 from .proxy_protocol import ProxyHeader
 from .request import check_head
-from .transport import PLAIN, Transport
+from .transport import PLAIN, Transport, is_departure
 
 if TYPE_CHECKING:
     from fastwsgi._backend import FastLane
@@ -81,6 +81,10 @@ class Server(Protocol):
 
     def handle_error(self, sock: socket.socket, address: Any) -> None:
         """Log an exception that is being handled."""
+
+    def must_end(self, error: BaseException) -> bool:
+        """Whether what an application has raised is to end the server."""
+        ...
 
 
 class Loop(Protocol):
@@ -240,6 +244,11 @@ class Connection(Channel):
             self.state = HEAD
             self._read()
 
+    def drop_urgent_data(self) -> None:
+        """Take an octet of urgent data off the socket, where it's beside the stream and ends each receive()."""
+        with contextlib.suppress(OSError):
+            socket.socket.recv(self.sock, 1, socket.MSG_OOB)
+
     # ---- requests ------------------------------------------------------------------------------------
 
     def _take(self, data: bytes) -> None:
@@ -327,24 +336,36 @@ class Connection(Channel):
 
     def _drop_body(self) -> None:
         if self.body is not None:
-            self.body.content.file.close()
+            self.body.content.close()
         self.body = self.buffer = None
 
     # ---- answers -------------------------------------------------------------------------------------
 
     def send(self, data: bytes | memoryview) -> None:
-        """Send octets, or keep them until the socket takes them. Raises ConnectionError if that is broken."""
+        """Send octets, or keep them until the socket takes them.
+
+        Raises ClientGoneError if that can't be done; then the connection is broken, and takes nothing more.
+        """
         if self.broken or self.state == CLOSED:
             raise ClientGoneError
-        sent = 0
-        if not self.output:
-            try:
-                sent = self.server.transport.send(self.sock, data)
-            except OSError as error:
-                self.broken = True
-                raise ClientGoneError from error
-        if sent != len(data):
-            self._waiting().put(memoryview(data)[sent:])
+        if self.output and self.is_full():
+            self._make_room()
+        try:
+            sent = 0 if self.output else self.server.transport.send(self.sock, data)
+            if sent != len(data):
+                self._waiting().put(memoryview(data)[sent:])
+        except OSError as error:
+            raise self._given_up(error) from error
+        except BaseException:
+            self._break()  # nobody knows how much was sent, so nothing may follow
+            raise
+
+    def _make_room(self) -> None:
+        """Send what the client takes, so that an application that write()s without end finds out when it's gone."""
+        self._flush()
+        if self.deadline <= monotonic():
+            self._break()
+            raise ClientGoneError
 
     def send_file(self, file_range: FileRange) -> None:
         """Send octets of a file, or keep it until the socket takes them."""
@@ -364,8 +385,15 @@ class Connection(Channel):
             if self.output.flush(self.sock, self.server.transport):
                 self.deadline = monotonic() + self.server.settings.progress_timeout
         except OSError as error:
-            self.broken = True
-            raise ClientGoneError from error
+            raise self._given_up(error) from error
+
+    def _given_up(self, error: OSError) -> ClientGoneError:
+        """Break the connection, on which no answer can be whole any more; log what is no doing of the client's."""
+        self._break()
+        if isinstance(error, FileError) or not is_departure(error):
+            handler = self.handler or self.server.make_handler(self, b"")
+            handler._log_failure("The answer can't be sent", error)
+        return ClientGoneError()
 
     def has_input(self) -> bool:
         """Whether there is something to receive, be it the end."""
@@ -379,6 +407,9 @@ class Connection(Channel):
 
     def is_gone(self) -> bool:
         return self.broken or self.state == CLOSED
+
+    def unsent(self) -> int:
+        return self.output.octets() if self.output is not None else 0
 
     def is_full(self) -> bool:
         return self.output is not None and self.output.size >= self.server.settings.max_output
@@ -397,6 +428,9 @@ class Connection(Channel):
 
     def is_ending(self) -> bool:
         return self.server.loop.is_closing
+
+    def must_end(self, error: BaseException) -> bool:
+        return self.server.must_end(error)
 
     def _go_on_answering(self) -> None:
         if self.output:
@@ -494,7 +528,11 @@ class Connection(Channel):
         self.buffer = bytearray(rest)
         try:
             if unsent:
-                self.send(unsent)
+                try:
+                    self.send(unsent)
+                except ClientGoneError:
+                    response.bytes_sent = max(response.bytes_sent - len(unsent), 0)
+                    raise
             if error is not None:
                 response.fail(error)
             elif self.server.loop.is_shared or not self.is_full():  # of several threads, this one goes on and waits
@@ -513,11 +551,13 @@ class Connection(Channel):
         self._waiting().put(data)
         self._see_what_is_left()
 
-    def close_failed(self, head: bytes, error: Exception) -> None:
-        """Log what an iterable's close() has raised, after all was sent."""
+    def close_failed(self, head: bytes, error: BaseException) -> None:
+        """Log what an iterable's close() or a log hook has raised, after all was sent; a Ctrl-C goes on its way."""
         self.flush_log()
         response = self.server.make_response(self, self.parsed_handler(head), {}, None)
         response.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
+        if self.must_end(error):
+            raise error
 
     # ---- the end -------------------------------------------------------------------------------------
 
@@ -556,30 +596,44 @@ class Connection(Channel):
         self.broken = True
 
     def close(self) -> None:
-        """Close now. An application that is still answering is told by its iterable's close()."""
-        state, response, output = self.state, self.response, self.output
+        """Close now. An application that is still answering is told by its iterable's close().
+
+        Nothing but a Ctrl-C in the application keeps it from being done, and not even that from being done to the end.
+        """
+        state, response, output, handler = self.state, self.response, self.output, self.handler
         if state == CLOSED:
             return
-        if output or (response is not None and not response.finished):
-            if not self.broken:
-                self.reset()
-                return
-        elif state not in (PROXY, HANDSHAKE) and not self.broken and self.server.transport is not PLAIN:
-            self.server.transport.end_of_output(self.sock)  # RFC 9112 section 9.8: a closure alert first
+        is_answering = response is not None and not response.finished
+        if not self.broken:
+            if output or is_answering:
+                self._break()
+            elif state not in (PROXY, HANDSHAKE) and self.server.transport is not PLAIN:
+                self.server.transport.end_of_output(self.sock)  # RFC 9112 section 9.8: a closure alert first
         if state in (BODY, ANSWER) or self.buffer:
             self.server.loop.requests += 1  # whatever became of it
         self.state = CLOSED
         self.between_requests = False
-        self._drop_body()
-        self.response = self.handler = self.output = None
-        if output is not None:
-            output.clear()
+        self.response = self.handler = None
         try:
-            if response is not None and not response.finished:
+            self._drop_body()
+            if response is not None and is_answering:
                 response.abandon()
+            elif state == BODY:
+                self._log_unanswered(handler)
+            self.flush_log()
         finally:
+            if output is not None:
+                output.clear()
+                self.output = None
             try:
-                self.flush_log()
                 self.server.loop.forget(self)
             finally:
-                self.sock.close()
+                with contextlib.suppress(OSError):  # which keeps no descriptor open
+                    self.sock.close()
+
+    def _log_unanswered(self, handler: Any) -> None:
+        """Log a request whose client is gone before it was whole."""
+        try:
+            handler.log_request("-", 0)
+        except Exception:
+            self.server.handle_error(self.sock, self.address)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fastwsgi._backend import hand_out
 
 from .connection import ANSWER, CLOSED, HANDSHAKE, HEAD, MOMENT, PROXY, Connection
-from .poller import READ, WakeUp, make_poller, make_shared_poller
+from .poller import READ, URGENT, WakeUp, make_poller, make_shared_poller
 
 if TYPE_CHECKING:
     from fastwsgi._backend import FastLane
@@ -222,8 +222,12 @@ class Loop:
     def close(self) -> None:
         """Close every connection, and give the listening sockets back as they were; when no thread runs it any more."""
         self.is_stopped = self._is_retired = True
-        for connection in list(self.connections.values()):
-            connection.close()
+        with contextlib.ExitStack() as steps:  # what one of them raises, keeps none of the others from being taken
+            steps.callback(self._give_back)
+            for connection in list(self.connections.values()):
+                steps.callback(connection.close)
+
+    def _give_back(self) -> None:
         self._pause_accepting()
         self._close_poller()
         self._wake_up.close()
@@ -281,8 +285,14 @@ class Loop:
     def forget(self, connection: Connection) -> None:
         """A connection is about to close its socket."""
         if connection.watched:
-            self.poller.forget(connection.fd)
-        del self.connections[connection.fd]
+            with contextlib.suppress(OSError, KeyError, ValueError):  # as if it had been closed already
+                self.poller.forget(connection.fd)
+        self._remove(connection)
+
+    def _remove(self, connection: Connection) -> None:
+        """Serve a connection no more, and make room for another one."""
+        if self.connections.get(connection.fd) is connection:
+            del self.connections[connection.fd]
         if not self._accepting:
             self._resume_accepting()
 
@@ -339,8 +349,11 @@ class Loop:
     def _resume_accepting(self) -> None:
         if not (self.is_stopped or self._is_retired) and len(self.connections) < self.settings.max_connections:
             self._accepting = True
-            for fd in self.servers:
-                self._watch_listener(fd)
+            try:
+                for fd in self.servers:
+                    self._watch_listener(fd)
+            except OSError:  # no memory for it in the kernel: at the next tick, perhaps
+                self._pause_accepting()
 
 
 class SharedLoop(Loop):
@@ -412,8 +425,10 @@ class SharedLoop(Loop):
         mask: what was reported of it, 0 for nothing; is_new: whether the poller doesn't know it yet.
         """
         try:
+            if mask & URGENT:
+                connection.drop_urgent_data()
             connection.on_event()
-        except Exception:
+        except BaseException:  # a Ctrl-C comes to the main thread
             self._fail(connection)
         fd = connection.fd
         if connection.drained and mask == READ and self._reports_changes and fd not in self._noted:
@@ -435,8 +450,12 @@ class SharedLoop(Loop):
         fd = connection.fd
         while True:
             self._noted.discard(fd)
-            # Before it is parked: from then on another thread may close it.
-            self._shared_poller.arm(fd, connection.watched or READ, is_new)
+            try:
+                # Before it is parked: from then on another thread may close it.
+                self._shared_poller.arm(fd, connection.watched or READ, is_new)
+            except OSError:  # no memory for it in the kernel: nobody would hear of this connection again
+                self._fail(connection)
+                return
             self._parked[fd] = connection
             if fd not in self._noted or not self._claim(connection):
                 return
@@ -465,20 +484,22 @@ class SharedLoop(Loop):
         connection.watched = events  # armed when this thread is done with it
 
     def forget(self, connection: Connection) -> None:
-        self._shared_poller.forget(connection.fd)
-        del self.connections[connection.fd]
+        with contextlib.suppress(OSError, KeyError, ValueError):  # as if it had been closed already
+            self._shared_poller.forget(connection.fd)
         self._noted.discard(connection.fd)
+        self._remove(connection)
         if not self.connections and self.is_closing:
             self._gone.set()
-        if not self._accepting:
-            self._resume_accepting()
 
     def _accept_in_thread(self, server: EventServer, lanes: dict[Any, FastLane | None]) -> None:
         with self._accepts:  # or each thread would take the last place there is
             connection = self._accept_next(server)[1] if self._accepting else None
             if self._accepting:
                 # Now, so that the next client is accepted while this one's application runs.
-                self._watch_listener(server.listener_fd)
+                try:
+                    self._watch_listener(server.listener_fd)
+                except OSError:
+                    self._accepting = False  # until the next tick
         if connection is not None:
             connection.lane = lanes[server]
             self._handle(connection, 0, is_new=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import deque
 from typing import Any, cast
 
+from .spool import discard, spool_file
 from .transport import Transport
 
 _BLOCK = 65536
@@ -37,14 +37,18 @@ class FileRange:
         return FileRange(file, self.offset, self.count, ours=True)
 
     def read(self, size: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self.file.fileno(), size, self.offset)
-        self.file.seek(self.offset)
-        return cast(bytes, self.file.read(size))
+        """Octets from the offset on. Raises FileError."""
+        try:
+            if hasattr(os, "pread"):
+                return os.pread(self.file.fileno(), size, self.offset)
+            self.file.seek(self.offset)
+            return cast(bytes, self.file.read(size))
+        except OSError as error:
+            raise FileError(error.errno, error.strerror) from error
 
 
-class TruncatedFileError(OSError):
-    """A file is shorter than it was when its length was promised to the client."""
+class FileError(OSError):
+    """A file can't be sent: it can't be read, or is shorter than it was when its length was promised to the client."""
 
 
 class Output:
@@ -64,7 +68,12 @@ class Output:
     def __bool__(self) -> bool:
         return bool(self._pieces)
 
+    def octets(self) -> int:
+        """How many octets wait, in memory or in files."""
+        return sum(piece.count if isinstance(piece, FileRange) else len(piece) for piece in self._pieces)
+
     def put(self, data: bytes | memoryview) -> None:
+        """Have octets wait. Raises OSError if they are to go to a temporary file, and can't."""
         if self.size >= self._limit:
             self._put_on_disk(data)
         elif data:
@@ -74,12 +83,13 @@ class Output:
     def put_file(self, file_range: FileRange) -> None:
         if file_range.count:
             self._pieces.append(file_range)
+        elif file_range.ours:
+            discard(file_range.file)
 
     def _put_on_disk(self, data: bytes | memoryview) -> None:
         spill = self._pieces[-1] if self._pieces else None
         if not isinstance(spill, FileRange) or not spill.ours:
-            file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when it's sent
-            spill = FileRange(file, 0, 0, ours=True)
+            spill = FileRange(spool_file(), 0, 0, ours=True)
             self._pieces.append(spill)
         spill.file.seek(0, os.SEEK_END)
         spill.file.write(data)
@@ -89,7 +99,7 @@ class Output:
     def flush(self, sock: Any, transport: Transport) -> int:
         """Send what the socket takes now, within bounds, and return how many octets that was.
 
-        Raises OSError if the client is gone, TruncatedFileError if a file has fewer octets than it had.
+        Raises FileError for what is a file's fault, OSError for what is the socket's.
         """
         taken = 0
         pieces = self._pieces
@@ -129,18 +139,18 @@ class Output:
 
     def _range_sent(self, first: FileRange, sent: int) -> None:
         if not sent:
-            raise TruncatedFileError("the file is shorter than it was")
+            raise FileError("the file is shorter than it was")
         first.offset += sent
         first.count -= sent
         if not first.count:
             self._pieces.popleft()
             if first.ours:
-                first.file.close()
+                discard(first.file)
 
     def clear(self) -> None:
         """Forget what waits."""
         for piece in self._pieces:
             if isinstance(piece, FileRange) and piece.ours:
-                piece.file.close()
+                discard(piece.file)
         self._pieces.clear()
         self.size = 0

@@ -7,6 +7,7 @@ wanted to do, and learns from the socket how that went.
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import selectors
 import socket
@@ -20,6 +21,8 @@ from fastwsgi._backend import SharedEpoll
 
 # epoll's own numbers, so that nothing is translated where it matters.
 READ, WRITE = 1, 4
+#: What a shared poller may report beside them: TCP's urgent data, of which HTTP has none.
+URGENT = 2
 
 
 class Poller(Protocol):
@@ -80,8 +83,10 @@ class KqueuePoller:
         self._watched[fd] = events
 
     def forget(self, fd: int) -> None:
-        self.change(fd, 0)
-        del self._watched[fd]
+        try:
+            self.change(fd, 0)
+        finally:
+            del self._watched[fd]
 
     def wait(self, timeout: float | None) -> Iterable[tuple[int, int]]:
         return [(event.ident, READ) for event in self._queue.control(None, 256, timeout)]
@@ -186,14 +191,20 @@ class LeaderPoller:
 
     def _make_changes(self) -> None:
         registered = self._selector.get_map()
+        failed: list[tuple[int, int, threading.Event | None]] = []
         while self._changes:
             fd, events, made = self._changes.popleft()
             if fd in registered:
                 self._selector.unregister(fd)
             if events:
-                self._selector.register(fd, _selector_events(events))
+                try:
+                    self._selector.register(fd, _selector_events(events))
+                except OSError as error:
+                    if error.errno != errno.EBADF:  # which is a descriptor that was closed meanwhile
+                        failed.append((fd, events, made))
             if made is not None:
                 made.set()
+        self._changes += failed  # for want of memory in the kernel, which passes
 
     def close(self) -> None:
         self._selector.close()

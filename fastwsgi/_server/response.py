@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,10 +24,13 @@ from fastwsgi.handlers import SimpleHandler
 
 from .gather import gathered
 from .output import FileRange
+from .spool import discard
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
+# So many exceptions, each of which came of another, are looked at; a program can make a circle of them.
+_LONGEST_CHAIN = 50
 # How many blocks an iterable may give before other connections have their turn.
 _BLOCKS_A_TURN = 256
 
@@ -44,6 +48,10 @@ class Client(Protocol):
     def send_file(self, file_range: FileRange) -> None:
         """The same with octets of a file, which stays open until it's sent."""
 
+    def unsent(self) -> int:
+        """How many octets wait."""
+        ...
+
     def is_full(self) -> bool:
         """Whether so much waits that the application should, too."""
         ...
@@ -57,6 +65,10 @@ class Client(Protocol):
 
     def is_ending(self) -> bool:
         """Whether the answer is the last one, whatever the request wants: the server stops."""
+        ...
+
+    def must_end(self, error: BaseException) -> bool:
+        """Whether what the application has raised is to end the server: a Ctrl-C, and nothing else."""
         ...
 
 
@@ -110,6 +122,9 @@ class Response(SimpleHandler):
         self._room: int | None = None  # octets that the Content-Length leaves
         self._surplus = False
         self._may_pause = not multithread
+        # Held while something is sent, and by the end: a thread of the application's may hold write() for longer. One
+        # that lets its owner in again, because a finalizer may run at any time.
+        self._gate = threading.RLock()
 
     # ---- the course of it ----------------------------------------------------------------------------
 
@@ -178,13 +193,6 @@ class Response(SimpleHandler):
                 self.client.wait_for_room()
         return True
 
-    def finish_response(self) -> None:
-        """Send all blocks at once: those of the answer to an error."""
-        for data in self.result:
-            self.write(data)
-        self.finish_content()
-        self._finish()
-
     def finish_content(self) -> None:
         if not self.headers_sent:
             self._is_empty = True
@@ -194,21 +202,42 @@ class Response(SimpleHandler):
         self._flush()
 
     def _finish(self) -> None:
-        """The answer is complete: log the request, and close the iterable."""
+        """The answer is complete."""
+        self._end(persistent=self.persistent and not self._room)
         if self._room or self._surplus:
-            self.request_handler.log_error(
-                "The application's body has %s bytes than its Content-Length", "more" if self._surplus else "fewer"
+            more_or_fewer = "more" if self._surplus else "fewer"
+            self._safely(
+                self.request_handler.log_error,
+                "The application's body has %s bytes than its Content-Length",
+                more_or_fewer,
             )
-            if self._room:
-                self.persistent = False
-        self.finished = True
+        self._close()
+
+    def _end(self, *, persistent: bool) -> None:
+        """Send nothing more, whatever the application has kept of this answer; let the connection go on, or not."""
+        with self._gate:
+            self.finished = self._is_over = True
+            self.persistent = persistent
+
+    def _close(self) -> None:
+        """Log the request, and close the iterable and the body; every answer ends with this, and once."""
         try:
-            self.close()
-        except Exception:
-            # Everything is sent, so there is nobody to tell.
-            self.log_exception(sys.exc_info())
+            self._safely(self.close)
         finally:
-            self._close_input()
+            if type(self.stdin) is not io.BytesIO:
+                discard(self.stdin)
+
+    def _safely(self, step: Callable[..., object], *arguments: Any) -> None:
+        """Run code of the application's or of a hook's, for which it's too late to change the answer.
+
+        What it raises is logged; a Ctrl-C goes on its way.
+        """
+        try:
+            step(*arguments)
+        except BaseException as error:
+            self.log_exception(sys.exc_info())
+            if self.client.must_end(error):
+                raise
 
     def fail(self, error: BaseException) -> None:
         """Close the iterable, log the exception being handled, and answer it if nothing was sent."""
@@ -216,57 +245,61 @@ class Response(SimpleHandler):
 
     def _fail(self, error: BaseException) -> None:
         if self.finished:
-            raise error  # by the iterable's close(), and not of the kind to be logged
-        if self.client.is_gone():
-            self.abandon()
+            raise error  # a Ctrl-C while the iterable was closed
+        if not self.client.is_gone():
+            self._answer_error(error)
         else:
-            self._answer_error()
-        if isinstance(error, KeyboardInterrupt):
+            if not _tells_of_a_departure(error):
+                self._log_error(error)
+            self._give_up()
+        if self.client.must_end(error):
             raise error
 
-    def _answer_error(self) -> None:
+    def _answer_error(self, error: BaseException) -> None:
+        """Answer 500, or break the answer off if it was begun; then log the error, and the request."""
         result, self.result = self.result, None
+        self._safely(_close_iterable, result)
+        self._pieces.clear()
+        self._file, self._is_empty = None, False
+        self.headers_sent = self._in_body  # a head that couldn't be made, wasn't sent
         try:
-            self._close_result(result)
-            self._pieces.clear()
-            self._file, self._is_empty = None, False
-            self.headers_sent = self._in_body  # a head that couldn't be made, wasn't sent
-            if self.headers_sent:
+            is_answered = not self.headers_sent and self._send_error()
+            if not is_answered:
                 self._break_off()
-            self.handle_error()
-        except ConnectionError:
-            self.abandon()
         finally:
-            self._close_input()
+            self._log_error(error)  # the client first: the error stream may keep us waiting
+        if is_answered:
+            self._finish()
+        else:
+            self._close()
+
+    def _send_error(self) -> bool:
+        """Whether the answer to an error was sent; else the client has gone."""
+        self.result = self.error_output(self.environ, self.start_response)
+        try:
+            for data in self.result:
+                self.write(data)
+            self.finish_content()
+        except ConnectionError:
+            return False
+        return True
+
+    def _log_error(self, error: BaseException) -> None:
+        self.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
 
     def abandon(self) -> None:
-        """The client is gone, or has to go: close the iterable, and tell nobody."""
-        self._in_context(self._abandon)
+        """The client is gone, or has to go: be done with the answer."""
+        self._in_context(self._give_up)
 
-    def _abandon(self) -> None:
+    def _give_up(self) -> None:
+        self.bytes_sent = max(self.bytes_sent - self.client.unsent(), 0)
         self._break_off()
-        result, self.result = self.result, None
-        try:
-            self._close_result(result)
-        finally:
-            self._close_input()
+        self._close()
 
     def _break_off(self) -> None:
         """Be finished with an answer that isn't whole, and mustn't look so."""
-        self.finished = True
-        self.persistent = False
+        self._end(persistent=False)
         self.must_reset = self.ends_with_connection
-
-    def _close_result(self, result: Any) -> None:
-        if hasattr(result, "close"):
-            try:
-                result.close()
-            except Exception:
-                self.log_exception(sys.exc_info())
-
-    def _close_input(self) -> None:
-        if type(self.stdin) is not io.BytesIO:
-            self.stdin.close()
 
     # ---- framing -------------------------------------------------------------------------------------
 
@@ -324,17 +357,29 @@ class Response(SimpleHandler):
         """Send a regular file without reading it; PEP 3333, "Optional Platform-Specific File Handling"."""
         if self.headers_sent:
             return False
-        self._file = file = _rest_of_file(self.result)
+        file = _rest_of_file(self.result)
+        if file is not None and not self._may_pause:
+            try:
+                file = file.duplicate()
+            except OSError:
+                file = None  # there are no descriptors, so it's read
+        self._file = file
         if file is None:
             return False
-        self.send_headers()
-        if self._room is not None:
-            file.count = min(file.count, self._room)
-            self._room -= file.count
-        self._flush()
-        if not self._bodiless:
-            self.bytes_sent = file.count
-            self.client.send_file(file if self._may_pause else file.duplicate())
+        is_sent = False
+        try:
+            self.send_headers()
+            if self._room is not None:
+                file.count = min(file.count, self._room)
+                self._room -= file.count
+            self._flush()
+            if not self._bodiless:
+                self.bytes_sent = file.count
+                is_sent = True
+                self.client.send_file(file)
+        finally:
+            if file.ours and not is_sent:
+                discard(file.file)
         return True
 
     def send_headers(self) -> None:
@@ -366,8 +411,31 @@ class Response(SimpleHandler):
 
     def _flush(self) -> None:
         pieces, self._pieces = self._pieces, []
-        for data in gathered(pieces):
-            self.client.send(data)
+        with self._gate:
+            if self._is_over:
+                raise AssertionError("the response is complete")
+            try:
+                for data in gathered(pieces):
+                    self.client.send(data)
+            except ConnectionError:
+                # About: the head and the framing of chunks are no part of the body.
+                self.bytes_sent = max(self.bytes_sent - sum(map(len, pieces)), 0)
+                raise
+
+
+def _close_iterable(result: Any) -> None:
+    if hasattr(result, "close"):
+        result.close()
+
+
+def _tells_of_a_departure(error: BaseException) -> bool:
+    """Whether an error is that the client has gone, or came of that."""
+    cause: BaseException | None = error
+    for _ in range(_LONGEST_CHAIN):
+        if cause is None or isinstance(cause, ConnectionError):
+            break
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _rest_of_file(result: Any) -> FileRange | None:

@@ -6,15 +6,18 @@ front, of which this is the inside. When something is done, is the loop's.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import FastLane, load_pure
 from fastwsgi._grammar import BadRequest
+from fastwsgi.handlers import error_stream
 
 from .connection import Connection
 from .connection import Loop as ConnectionLoop
@@ -22,7 +25,7 @@ from .lane import MEMOS, teach
 from .response import Response
 from .settings import Settings
 from .socket_kinds import is_tls
-from .transport import PLAIN, TLS
+from .transport import PLAIN, TLS, is_departure
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
@@ -55,7 +58,8 @@ class EventServer:
     application is got; has_environ_hooks, has_log_hooks: whether handler_class overrides what an environ or a log
     line is made of; logs: whether requests are logged at all; write_log: takes lines for the log; revise: changes an
     environ that is otherwise whole, by what is in it; threads: how many run the loop; begins_with_proxy: whether each
-    connection begins with a PROXY protocol header.
+    connection begins with a PROXY protocol header; is_interruptible: whether a Ctrl-C is a KeyboardInterrupt here, and
+    not a signal that somebody has a handler for.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class EventServer:
         revise: Callable[[WSGIEnvironment], None] | None = None,
         threads: int = 1,
         begins_with_proxy: bool = False,
+        is_interruptible: bool = True,
     ) -> None:
         self.front = front
         self.handler_class = handler_class
@@ -89,6 +94,7 @@ class EventServer:
         self.write_log = write_log
         self.revise = revise
         self.begins_with_proxy = begins_with_proxy
+        self.is_interruptible = is_interruptible
         self.get_app: Callable[[], WSGIApplication] = front.get_app
         self._listener: socket.socket = front.socket
         self.transport = TLS if is_tls(self._listener) else PLAIN
@@ -132,6 +138,18 @@ class EventServer:
         """An exception is being handled that belongs to a connection, and to no response."""
         self.front.handle_error(sock, address)
 
+    def must_end(self, error: BaseException) -> bool:
+        """Whether what an application has raised is a Ctrl-C: only the main thread is interrupted by one."""
+        return (
+            self.is_interruptible
+            and isinstance(error, KeyboardInterrupt)
+            and threading.current_thread() is threading.main_thread()
+        )
+
+    def error_stream(self) -> Any:
+        """``wsgi.errors`` for a lane, which finds that there is no standard error."""
+        return error_stream()
+
     # ---- accepting -----------------------------------------------------------------------------------
 
     def accept(self) -> tuple[socket.socket, Any] | None:
@@ -148,8 +166,12 @@ class EventServer:
         """The connection with a client, unless it's gone or not wanted."""
         try:
             sock = self._prepared(sock)
-        except OSError:
-            sock.close()  # gone already
+        except Exception as error:
+            try:
+                if not (isinstance(error, OSError) and is_departure(error)):
+                    self.handle_error(sock, address)
+            finally:
+                sock.close()
             return None
         try:
             accepted = self.front.verify_request(sock, address)
@@ -170,7 +192,8 @@ class EventServer:
         """A client's socket, or the TLS socket around it, that doesn't block."""
         sock.setblocking(False)
         if sock.family != getattr(socket, "AF_UNIX", None):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # of a client that has left; or it's done without
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.transport is not TLS:
             return sock
         listener: Any = self._listener
@@ -208,10 +231,26 @@ class EventServer:
         )
 
     def error_answer(self, handler: Any, error: BadRequest) -> bytes:
-        """What a handler's send_error() sends."""
+        """What a handler's send_error() sends, whatever its hooks for the log do."""
         handler.wfile = answer = io.BytesIO()
-        handler.send_error(error.status, explain=error.reason)
+        handler.log_error = self._guarded(handler, handler.log_error)
+        handler.log_request = self._guarded(handler, handler.log_request)
+        try:
+            handler._refuse(error)
+        finally:
+            del handler.log_error, handler.log_request
         return answer.getvalue()
+
+    def _guarded(self, handler: Any, hook: Callable[..., object]) -> Callable[..., None]:
+        """A hook of a handler's that raises nothing: handle_error() hears of it."""
+
+        def guarded(*args: Any, **keywords: Any) -> None:
+            try:
+                hook(*args, **keywords)
+            except Exception:
+                self.handle_error(handler.request, handler.client_address)
+
+        return guarded
 
     # ---- the fast lanes ------------------------------------------------------------------------------
 
@@ -236,7 +275,9 @@ class EventServer:
         """Write the lines that a lane has collected."""
         lines = lane.take_log()
         if lines:
-            self.write_log(lines)
+            # No log may end a connection or a thread: its requests have been answered.
+            with contextlib.suppress(Exception):
+                self.write_log(lines)
 
     def flush_logs(self) -> None:
         for lane in self.lanes:

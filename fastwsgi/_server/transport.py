@@ -34,6 +34,26 @@ class Transport(NamedTuple):
 
 
 _NOT_NOW = (BlockingIOError, InterruptedError)
+# The system is short of memory, which passes: the same may be tried again until the connection's deadline.
+_SHORT_OF_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
+# The client has gone, or the network in between. Their other kinds are ConnectionErrors.
+_OUT_OF_REACH = {
+    getattr(errno, name)
+    for name in (
+        "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETRESET", "ENETUNREACH", "EPROTO",
+    )
+    if hasattr(errno, name)
+}  # fmt: skip
+
+
+def is_departure(error: OSError) -> bool:
+    """Whether a socket's error says that the client is gone or out of reach: anything else is a fault at this end."""
+    ssl: Any = sys.modules.get("ssl")
+    return (
+        isinstance(error, ConnectionError)
+        or error.errno in _OUT_OF_REACH
+        or (ssl is not None and isinstance(error, ssl.SSLError))
+    )
 
 
 def _receive(sock: socket.socket, size: int) -> bytes | None:
@@ -41,6 +61,10 @@ def _receive(sock: socket.socket, size: int) -> bytes | None:
         return sock.recv(size)
     except _NOT_NOW:
         return None
+    except OSError as error:
+        if error.errno in _SHORT_OF_MEMORY:
+            return None
+        raise
 
 
 def _send(sock: socket.socket, data: bytes | memoryview) -> int:
@@ -48,6 +72,10 @@ def _send(sock: socket.socket, data: bytes | memoryview) -> int:
         return sock.send(data)
     except _NOT_NOW:
         return 0
+    except OSError as error:
+        if error.errno in _SHORT_OF_MEMORY:
+            return 0
+        raise
 
 
 def _send_file(sock: socket.socket, fd: int, offset: int, count: int) -> int | None:
@@ -59,6 +87,8 @@ def _send_file(sock: socket.socket, fd: int, offset: int, count: int) -> int | N
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             return -1
+        if error.errno in _SHORT_OF_MEMORY:
+            return None
         raise
 
 
