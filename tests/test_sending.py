@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from event_servers import ALL_KINDS, BLOCK, GET, OLD, Client, returning, starting
+from fastwsgi._server.poller import WRITE, wait_for
 
 start = pytest.fixture(params=ALL_KINDS)(starting)
 
@@ -186,7 +187,9 @@ def test_a_slow_reader_suspends_the_iterator_and_blocks_nobody(start: Any) -> No
     with Client(running.address, room=4096) as slow, Client(running.address) as other:
         slow.send(b"GET /endless HTTP/1.1\r\nHost: h\r\n\r\n")
         slow.head()
-        running.wait_until(lambda: any(connection.is_full() for connection in running.connections))
+        running.wait_until(
+            lambda: any(each.is_full() and not wait_for(each.sock, WRITE, 0.05) for each in running.connections)
+        )
         taken = result.taken
         assert taken * len(BLOCK) < 1 << 25  # the output's limit, and what the kernel holds
         for _ in range(20):

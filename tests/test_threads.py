@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import random
 import socket
@@ -522,3 +523,42 @@ def test_the_poller_can_be_shared_everywhere(start: Starter) -> None:
         assert client.get().body == b"answer"
         name = type(running.server._inside.loop._shared_poller).__name__
     assert name == ("LeaderPoller" if running.server.settings.poller == "selectors" else "SharedEpoll")
+
+
+@pytest.mark.skipif(not hasattr(socket, "SCM_RIGHTS"), reason="no descriptors in messages here")
+def test_a_receive_that_takes_less_than_there_was_costs_a_moment(start: Starter) -> None:
+    """A message with a descriptor ends one on a unix socket. It looks as if nothing more were there."""
+    all_are_busy, may_go_on = threading.Barrier(event_servers.THREADS + 1), threading.Event()
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        if environ["PATH_INFO"] == "/wait":
+            all_are_busy.wait(TIMEOUT)
+            assert may_go_on.wait(TIMEOUT)
+        start_response("200 OK", [])
+        return [b"hello"]
+
+    # The shortest time says how often connections are looked at; not one that would end this one.
+    running = start(application, linger_timeout=0.4)
+    running.wait_until(lambda: running.server._inside is not None)
+    inside = running.server._inside
+    ours, theirs = socket.socketpair()
+    with theirs, contextlib.ExitStack() as stack:
+        theirs.settimeout(10.0)
+        connection = inside.server.welcome(ours, ("", 0))
+        inside.loop.connections[connection.fd] = connection
+        inside.loop._park(connection, is_new=True)
+        clients = [stack.enter_context(Client(running.address)) for _ in range(event_servers.THREADS)]
+        for client in clients:
+            client.send(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n")
+        all_are_busy.wait(TIMEOUT)
+        descriptor = array.array("i", [theirs.fileno()])
+        theirs.sendmsg([GET], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor)])
+        theirs.send(GET)  # so that one event tells of both
+        may_go_on.set()
+        answers = b""
+        while answers.count(b"hello") < 2:
+            data = theirs.recv(65536)
+            assert data, answers
+            answers += data
+        for client in clients:
+            assert client.reply().body == b"hello"

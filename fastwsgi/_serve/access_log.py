@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
@@ -283,9 +284,9 @@ class LogFile:
     the file can't be opened. Later on nothing is raised: what can't be written is lost, and the first time it is
     said so.
 
-    There is no lock: each text is one write() at the file's end, which POSIX keeps whole, and ``reopen()`` changes in
-    one step where the descriptor leads to. So a signal handler may call it in the middle of a write, where it would
-    wait for a lock for ever.
+    Each text is one write() at the file's end, which POSIX keeps whole between processes. Threads wait for each other,
+    because a disk that gets full takes a part. ``reopen()`` doesn't wait: it changes in one step where the descriptor
+    leads to. So a signal handler may call it in the middle of a write, where it would wait for ever.
     """
 
     def __init__(self, path: str) -> None:
@@ -302,12 +303,15 @@ class LogFile:
         self._is_failing = False
         #: Whether what was written last isn't a whole line, so that the next has to begin with a line's end.
         self._is_torn = False
+        self._writes = threading.Lock()
 
     def write(self, text: str) -> None:
         """Append a text, as UTF-8."""
-        if self._file.closed:
-            return
-        data = text.encode("utf-8", "backslashreplace")
+        if not self._file.closed:
+            with self._writes:
+                self._append(text.encode("utf-8", "backslashreplace"))
+
+    def _append(self, data: bytes) -> None:
         if self._is_torn:
             data = b"\n" + data
         written = 0

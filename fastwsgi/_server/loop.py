@@ -477,6 +477,10 @@ class SharedLoop(Loop):
                     self._expire(connection)
                 if connection.state != CLOSED:
                     self._park(connection)
+            elif connection.drained and self._claim(connection):
+                # Parked without being armed, once more to be sure: a receive() that took less than there was.
+                connection.drained = False
+                self._park(connection)
         if not self._accepting:
             self._resume_accepting()
 

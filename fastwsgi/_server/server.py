@@ -25,6 +25,7 @@ from .lane import MEMOS, teach
 from .response import Response
 from .settings import Settings
 from .socket_kinds import is_tls
+from .spool import find_directory
 from .transport import PLAIN, TLS, is_departure
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class EventServer:
             os.set_blocking(self.listener_fd, False)
         else:
             self._listener.setblocking(False)
+        find_directory()
         loop.add(self)
         if settings.fast_lane and self.transport is PLAIN and not has_environ_hooks:
             self.lanes = [FastLane(self) for _ in range(threads)]

@@ -13,6 +13,12 @@ from fastwsgi._grammar import BadRequest
 _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
 
+def find_directory() -> None:
+    """Look now for a directory that temporary files can be in: the look writes a file, and disks get full."""
+    with contextlib.suppress(OSError):
+        tempfile.gettempdir()
+
+
 def spool_file() -> IO[bytes]:
     """A new temporary file without a name. Raises OSError if there can't be one."""
     return tempfile.TemporaryFile()
