@@ -94,9 +94,13 @@ cdef class Response:
         return self.hand_over().start_response(status, headers, exc_info)
 
     def write(self, data):
+        if self.handed_over and self.handler is None:
+            raise AssertionError("write() before start_response()")  # as a handler says, whose state is forgotten
         self.hand_over().write(data)
 
     cdef object take_handler(self):
+        if self.handler is None:
+            raise AssertionError("the response is complete")
         return self.handler
 
     cdef object hand_over(self):
@@ -165,7 +169,7 @@ def run_stock(handler, application, dict stock):
             response.result.close()
         raise
     if known.closes and not response.handed_over:
-        response.handed_over = True  # a write() that comes too late is the handler's to refuse
+        response.handed_over = True
         try:
             if hasattr(response.result, "close"):
                 response.result.close()
@@ -174,6 +178,7 @@ def run_stock(handler, application, dict stock):
             raise
         finally:
             handler.environ = None  # nothing else was set
+            response.handler = None
     else:
         response.hand_over()
         handler.close()

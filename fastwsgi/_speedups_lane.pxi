@@ -356,6 +356,9 @@ cdef class LaneResponse(Response):
             handler.head_was_sent(self.chunked, None if self.room < 0 else self.room)
         return handler
 
+    def write(self, data):
+        self.hand_over().write_for_application(data)
+
     cdef int leave(self) except -1:
         """Leave the context that the application was called in."""
         context, self.context = self.context, None

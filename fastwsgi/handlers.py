@@ -157,21 +157,21 @@ class BaseHandler:
 
         A client that goes away is nothing to report. Only an error while an error is handled is raised.
         """
-        self._is_over = False
+        if self._is_over:  # of another one
+            self._is_over = False
         try:
             if not run_stock(self, application, _STOCK):
                 self.setup_environ()
                 self.result = application(self.environ, self.start_response)
                 self.finish_response()
         except (ConnectionAbortedError, BrokenPipeError, ConnectionResetError):
-            return
+            self._is_over = True  # although close() wasn't called
         except BaseException:  # KeyboardInterrupt and SystemExit too: the hook decides
             try:
                 self.handle_error()
             except BaseException:
                 self.close()
                 raise
-        finally:
             self._is_over = True
 
     def setup_environ(self) -> None:
@@ -273,7 +273,7 @@ class BaseHandler:
     def write(self, data: bytes) -> None:
         """PEP 3333's ``write()``: send a block of the body, and the headers before the first.
 
-        Raises AssertionError if data isn't bytes, before start_response, or after the response.
+        Raises AssertionError if data isn't bytes, before start_response, and after the response.
         """
         if type(data) is not bytes:
             raise AssertionError("write() argument must be a bytes instance")

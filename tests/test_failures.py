@@ -490,13 +490,13 @@ def test_an_answer_ends_when_what_is_being_sent_of_it_is_sent() -> None:
     client: Any = SimpleNamespace(send=send, is_ending=lambda: False)
     handler: Any = SimpleNamespace(get_stderr=lambda: None, command="GET")
     response = Response(client, handler, {}, None, modern=True, persistent=True, http_version="1.1", multithread=True)
-    response.start_response("200 OK", [])
+    write = response.start_response("200 OK", [])
 
     def end() -> None:
-        response._end(persistent=True)
+        response._end()
         order.append("ended")
 
-    writer = threading.Thread(target=response.write, args=(b"abc",))
+    writer = threading.Thread(target=write, args=(b"abc",))
     writer.start()
     assert is_sending.wait(10)
     ender = threading.Thread(target=end)
@@ -506,7 +506,7 @@ def test_an_answer_ends_when_what_is_being_sent_of_it_is_sent() -> None:
     ender.join(10)
     assert order == ["sent", "ended"]
     with pytest.raises(AssertionError, match="complete"):
-        response.write(b"abc")
+        write(b"abc")
 
 
 # ---- the error stream -------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ long as a connection is between requests, it may answer whole requests by itself
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -348,10 +350,8 @@ class Connection(Channel):
         """
         if self.broken or self.state == CLOSED:
             raise ClientGoneError
-        if self.output and self.is_full():
-            self._make_room()
         try:
-            sent = 0 if self.output else self.server.transport.send(self.sock, data)
+            sent = 0 if self.output and not self._makes_room() else self.server.transport.send(self.sock, data)
             if sent != len(data):
                 self._waiting().put(memoryview(data)[sent:])
         except OSError as error:
@@ -360,12 +360,13 @@ class Connection(Channel):
             self._break()  # nobody knows how much was sent, so nothing may follow
             raise
 
-    def _make_room(self) -> None:
-        """Send what the client takes, so that an application that write()s without end finds out when it's gone."""
-        self._flush()
-        if self.deadline <= monotonic():
-            self._break()
-            raise ClientGoneError
+    def _makes_room(self) -> bool:
+        """Whether nothing waits any more. Without a try an application that write()s would find out nothing."""
+        if self.is_full():
+            self._flush()
+            if self.deadline <= monotonic():
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return not self.output
 
     def send_file(self, file_range: FileRange) -> None:
         """Send octets of a file, or keep it until the socket takes them."""
@@ -628,8 +629,10 @@ class Connection(Channel):
             try:
                 self.server.loop.forget(self)
             finally:
-                with contextlib.suppress(OSError):  # which keeps no descriptor open
+                try:  # noqa: SIM105 - suppress() takes longer than what is tried
                     self.sock.close()
+                except OSError:  # the descriptor is closed all the same
+                    pass
 
     def _log_unanswered(self, handler: Any) -> None:
         """Log a request whose client is gone before it was whole."""

@@ -285,8 +285,10 @@ class Loop:
     def forget(self, connection: Connection) -> None:
         """A connection is about to close its socket."""
         if connection.watched:
-            with contextlib.suppress(OSError, KeyError, ValueError):  # as if it had been closed already
+            try:  # noqa: SIM105 - suppress() takes longer than what is tried
                 self.poller.forget(connection.fd)
+            except (OSError, KeyError, ValueError):  # somebody has closed it already
+                pass
         self._remove(connection)
 
     def _remove(self, connection: Connection) -> None:
@@ -488,8 +490,10 @@ class SharedLoop(Loop):
         connection.watched = events  # armed when this thread is done with it
 
     def forget(self, connection: Connection) -> None:
-        with contextlib.suppress(OSError, KeyError, ValueError):  # as if it had been closed already
+        try:  # noqa: SIM105 - suppress() takes longer than what is tried
             self._shared_poller.forget(connection.fd)
+        except (OSError, KeyError, ValueError):  # somebody has closed it already
+            pass
         self._noted.discard(connection.fd)
         self._remove(connection)
         if not self.connections and self.is_closing:

@@ -11,7 +11,6 @@ import io
 import itertools
 import os
 import stat
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -27,10 +26,12 @@ from .output import FileRange
 from .spool import discard
 
 if TYPE_CHECKING:
+    from fastwsgi.handlers import ExcInfo
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
 # So many exceptions, each of which came of another, are looked at; a program can make a circle of them.
 _LONGEST_CHAIN = 50
+_setting_gates = threading.RLock()
 # How many blocks an iterable may give before other connections have their turn.
 _BLOCKS_A_TURN = 256
 
@@ -122,9 +123,9 @@ class Response(SimpleHandler):
         self._room: int | None = None  # octets that the Content-Length leaves
         self._surplus = False
         self._may_pause = not multithread
-        # Held while something is sent, and by the end: a thread of the application's may hold write() for longer. One
-        # that lets its owner in again, because a finalizer may run at any time.
-        self._gate = threading.RLock()
+        # Held while the application's write() sends something, perhaps in another thread; there is none until it does.
+        # One that lets its owner in again, because a finalizer may run at any time.
+        self._gate: threading.RLock | None = None
 
     # ---- the course of it ----------------------------------------------------------------------------
 
@@ -152,6 +153,24 @@ class Response(SimpleHandler):
             self.fail(error)
         else:
             self._advance()
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
+    ) -> Callable[[bytes], None]:
+        super().start_response(status, headers, exc_info)
+        return self.write_for_application
+
+    def write_for_application(self, data: bytes) -> None:
+        """write() as the application has it, which may keep it, and call it at any time and in any thread.
+
+        Either _end() finds the gate, and waits; or it came before, and then this finds that the answer is over.
+        """
+        with _setting_gates:
+            gate = self._gate = self._gate or threading.RLock()
+        with gate:
+            if self._is_over:
+                raise AssertionError("the response is complete")
+            self.write(data)
 
     def advance(self) -> None:
         """Go on with the iterable, if the client has room for it."""
@@ -203,41 +222,40 @@ class Response(SimpleHandler):
 
     def _finish(self) -> None:
         """The answer is complete."""
-        self._end(persistent=self.persistent and not self._room)
+        self._end()
         if self._room or self._surplus:
-            more_or_fewer = "more" if self._surplus else "fewer"
-            self._safely(
-                self.request_handler.log_error,
-                "The application's body has %s bytes than its Content-Length",
-                more_or_fewer,
-            )
+            if self._room:
+                self.persistent = False
+            try:
+                self.request_handler.log_error(
+                    "The application's body has %s bytes than its Content-Length", "more" if self._surplus else "fewer"
+                )
+            except BaseException as error:
+                self._too_late(error)
         self._close()
 
-    def _end(self, *, persistent: bool) -> None:
-        """Send nothing more, whatever the application has kept of this answer; let the connection go on, or not."""
-        with self._gate:
-            self.finished = self._is_over = True
-            self.persistent = persistent
+    def _end(self) -> None:
+        """Send nothing more, whatever the application has kept of this answer."""
+        self.finished = self._is_over = True
+        if self._gate is not None:
+            with self._gate:
+                pass  # a write() that has begun in another thread is over
 
     def _close(self) -> None:
         """Log the request, and close the iterable and the body; every answer ends with this, and once."""
         try:
-            self._safely(self.close)
+            self.close()
+        except BaseException as error:
+            self._too_late(error)
         finally:
             if type(self.stdin) is not io.BytesIO:
                 discard(self.stdin)
 
-    def _safely(self, step: Callable[..., object], *arguments: Any) -> None:
-        """Run code of the application's or of a hook's, for which it's too late to change the answer.
-
-        What it raises is logged; a Ctrl-C goes on its way.
-        """
-        try:
-            step(*arguments)
-        except BaseException as error:
-            self.log_exception(sys.exc_info())
-            if self.client.must_end(error):
-                raise
+    def _too_late(self, error: BaseException) -> None:
+        """Log what the application or a hook has raised when the answer can't be changed; a Ctrl-C goes on its way."""
+        self._log_error(error)
+        if self.client.must_end(error):
+            raise error
 
     def fail(self, error: BaseException) -> None:
         """Close the iterable, log the exception being handled, and answer it if nothing was sent."""
@@ -258,7 +276,11 @@ class Response(SimpleHandler):
     def _answer_error(self, error: BaseException) -> None:
         """Answer 500, or break the answer off if it was begun; then log the error, and the request."""
         result, self.result = self.result, None
-        self._safely(_close_iterable, result)
+        try:
+            if hasattr(result, "close"):
+                result.close()
+        except BaseException as another:
+            self._too_late(another)
         self._pieces.clear()
         self._file, self._is_empty = None, False
         self.headers_sent = self._in_body  # a head that couldn't be made, wasn't sent
@@ -298,7 +320,8 @@ class Response(SimpleHandler):
 
     def _break_off(self) -> None:
         """Be finished with an answer that isn't whole, and mustn't look so."""
-        self._end(persistent=False)
+        self._end()
+        self.persistent = False
         self.must_reset = self.ends_with_connection
 
     # ---- framing -------------------------------------------------------------------------------------
@@ -411,21 +434,14 @@ class Response(SimpleHandler):
 
     def _flush(self) -> None:
         pieces, self._pieces = self._pieces, []
-        with self._gate:
-            if self._is_over:
-                raise AssertionError("the response is complete")
-            try:
-                for data in gathered(pieces):
-                    self.client.send(data)
-            except ConnectionError:
-                # About: the head and the framing of chunks are no part of the body.
-                self.bytes_sent = max(self.bytes_sent - sum(map(len, pieces)), 0)
-                raise
+        try:
+            for data in gathered(pieces):
+                self.client.send(data)
+        except ConnectionError:
+            # About: the head and the framing of chunks are no part of the body.
+            self.bytes_sent = max(self.bytes_sent - sum(map(len, pieces)), 0)
+            raise
 
-
-def _close_iterable(result: Any) -> None:
-    if hasattr(result, "close"):
-        result.close()
 
 
 def _tells_of_a_departure(error: BaseException) -> bool:
