@@ -602,7 +602,10 @@ def _has_log_hooks(handler_class: type) -> bool:
 def _log_is_coloured() -> bool:
     """Whether http.server writes log lines in colours: from 3.15, on a terminal that has them."""
     colorize = getattr(http.server, "_colorize", None)
-    return colorize is not None and bool(colorize.can_colorize(file=sys.stderr))
+    try:
+        return colorize is not None and sys.stderr is not None and bool(colorize.can_colorize(file=sys.stderr))
+    except ValueError:  # it's closed
+        return False
 
 
 if sys.version_info < (3, 15):

@@ -575,6 +575,14 @@ def test_an_error_stream_that_fails_costs_no_answer(start: Any, stream: str, mon
 
 
 @pytest.mark.parametrize("stream", STREAMS)
+def test_a_server_starts_without_an_error_stream(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 3.15 it's asked whether it has colours."""
+    monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
+    with serving(simple_server.make_server("127.0.0.1", 0, erring)) as address:
+        assert exchange(address, GET).endswith(b"\r\n\r\nhello")
+
+
+@pytest.mark.parametrize("stream", STREAMS)
 def test_nor_on_the_classic_path(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Handler(simple_server.WSGIRequestHandler):
         def handle(self) -> None:
