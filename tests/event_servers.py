@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from fastwsgi import simple_server
 from fastwsgi._server.loop import SharedLoop
 from serving import Address, serving, wait_until
@@ -305,3 +307,34 @@ def _framing(head: bytes, method: str) -> tuple[str, int]:
     if lengths:
         return "length", int(lengths[0])
     return "connection", 0
+
+
+def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    environ["wsgi.input"].read()
+    start_response("200 OK", [])
+    return [b"hello"]
+
+
+def assert_serves(running: Running) -> None:
+    with Client(running.address) as client:
+        assert client.get("/").body == b"hello"
+
+
+class Log:
+    """What a test's servers have written to standard error."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self._text = ""
+
+    def text(self) -> str:
+        self._text += self._capsys.readouterr().err
+        return self._text
+
+    def requests(self) -> list[str]:
+        """The end of each request's line: the request line, the status, the size."""
+        return re.findall(r'^[\d.]+ - - \[.*\] (".*" \S+ \S+)$', self.text(), re.MULTILINE)
+
+    def wait_for_requests(self, count: int) -> list[str]:
+        wait_until(lambda: len(self.requests()) >= count, TIMEOUT)
+        return self.requests()
