@@ -39,7 +39,8 @@ import select
 import sys
 import time
 from io import BytesIO
-from time import monotonic
+from threading import get_ident
+from time import monotonic, sleep
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:

@@ -338,6 +338,8 @@ cdef class LaneResponse(Response):
     cdef object body
     cdef object address  # the client's, for the log
     cdef bint finished
+    cdef bint taken  # by a general response, which is being made, or is there
+    cdef object taker  # the thread that makes it
     # Of a streamed one, once its head is sent.
     cdef object blocks
     cdef bint chunked
@@ -372,18 +374,33 @@ cdef class LaneResponse(Response):
         return 0
 
     cdef object take_handler(self):
+        cdef bint is_ours = False
+        head = environ = body = None
+        while not is_ours:
+            with cython.critical_section(self):
+                if self.handler is not None:
+                    return self.handler
+                if self.finished or self.taken and self.taker == get_ident():  # a hook of begin_response()'s
+                    raise AssertionError("the response is complete")
+                if not self.taken:
+                    self.taken = is_ours = True
+                    self.taker = get_ident()
+                    head = PyBytes_FromStringAndSize(<const char*>self.head, self.head_size)
+                    environ, body = self.environ, self.body
+            if not is_ours:
+                sleep(0.0001)  # another thread is making it
+        try:
+            self.handler = self.channel.begin_response(head, environ, body)
+        finally:
+            self.taken = self.handler is not None
+        return self.handler
+
+    cdef bint complete(self) noexcept:
+        """Whether nothing can be taken over any more, since nothing has been."""
         with cython.critical_section(self):
-            if self.handler is not None:
-                return self.handler
-            if self.finished:
-                raise AssertionError("the response is complete")
-            head = PyBytes_FromStringAndSize(<const char*>self.head, self.head_size)
-            environ, body = self.environ, self.body
-        handler = self.channel.begin_response(head, environ, body)
-        with cython.critical_section(self):
-            if self.handler is None:
-                self.handler = handler
-            return self.handler
+            if not self.taken:
+                self.handed_over = self.finished = True
+        return self.finished
 
 
 cdef inline Py_ssize_t memo_place(Channel channel) noexcept:
@@ -624,7 +641,7 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     cdef unsigned char* end = added + ADDED
     cdef unsigned char* start
     if (
-        response.handed_over or response.status is None or is_outdated(lane) or not lane.enabled
+        response.taken or response.status is None or is_outdated(lane) or not lane.enabled
         or is_method(head, b"HEAD", 4) or not has_usual_body(response.status)
     ):
         return False
@@ -661,7 +678,8 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     if data is None:
         return False
 
-    response.handed_over = True  # what comes too late, take_handler() refuses
+    if not response.complete():
+        return False
     if size <= LARGE_BLOCK:
         block = b""  # it's in data
         sent = lane_send(channel.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
@@ -709,17 +727,16 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
             if sent < PyBytes_GET_SIZE(piece) or blocks == BLOCKS_A_TURN:
                 # A client that is slow or gone, which the general path finds out, or others have waited long enough.
                 return go_on(response, None, piece[max(sent, 0):])
-        if response.handed_over or not response.head_sent or response.room > 0:
+        if not response.head_sent or response.room > 0 or not response.complete():
             return go_on(response, None, b"")
         if response.chunked:
             sent = lane_send(channel.fd, b"0\r\n\r\n", 5)
             if sent < 5:
-                response.chunked = False
+                response.chunked = response.handed_over = response.finished = False
                 return go_on(response, None, b"0\r\n\r\n"[max(sent, 0):])
     except BaseException as error:
         response.hand_over().result = response.result
         return response.give_away(error, b"")
-    response.handed_over = response.finished = True
     log_safely(lane, response, response.bytes_sent)
     try:
         if hasattr(response.result, "close"):
@@ -735,7 +752,7 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
 
 cdef bint is_streamable(FastLane lane, LaneResponse response, RequestHead head) except -1:
     """Whether the result is to be sent block by block: no file, and nothing that knows how many blocks it has."""
-    if response.handed_over or is_method(head, b"HEAD", 4) or is_outdated(lane) or not lane.enabled:
+    if response.taken or is_method(head, b"HEAD", 4) or is_outdated(lane) or not lane.enabled:
         return False
     return not (isinstance(response.result, lane.file_wrapper) or hasattr(response.result, "__len__"))
 
@@ -748,7 +765,7 @@ cdef bytes next_piece(FastLane lane, LaneResponse response, RequestHead head, Op
     cdef unsigned char* end = added + ADDED
     cdef unsigned char* start
     cdef bytes data
-    if response.handed_over or response.status is None or type(block) is not bytes:
+    if response.taken or response.status is None or type(block) is not bytes:
         return None
     size = PyBytes_GET_SIZE(<bytes>block)
     if not size:
@@ -767,7 +784,7 @@ cdef bytes next_piece(FastLane lane, LaneResponse response, RequestHead head, Op
         if room < 0:
             start = put_back(start, b"Transfer-Encoding: chunked\r\n", 28)
         data = assemble(preamble_of(lane, response, flags), response.headers, start, end - start, b"")
-        if data is None:
+        if data is None or response.taken:
             return None
         response.chunked = room < 0
         response.room = room

@@ -105,6 +105,17 @@ def error_stream() -> ErrorStream:
     return sys.stderr if sys.stderr is not None else _NOWHERE
 
 
+def _shown(exc_info: ExcInfo, limit: int | None) -> str:
+    """A traceback as text; of an exception that raises when it's looked at, at least where it comes from."""
+    from traceback import format_exception, format_tb
+
+    try:
+        return "".join(format_exception(*exc_info, limit=limit))
+    except Exception as error:
+        lines = ["Traceback (most recent call last):\n", *format_tb(exc_info[2], limit)]
+        return f"{''.join(lines)}{exc_info[0]!r}, which can't be shown: {type(error)!r}\n"
+
+
 # ---- handlers ----------------------------------------------------------------------------------------
 
 # How much a stream is offered of what it hasn't taken at first.
@@ -341,13 +352,12 @@ class BaseHandler:
     def log_exception(self, exc_info: ExcInfo) -> None:
         """Write a traceback to the error stream. One that can't be written is lost: the client has its answer yet."""
         try:
-            from traceback import print_exception
-
             stderr = self.get_stderr()
-            if stderr is not None:  # or print_exception() would write to standard output
-                print_exception(*exc_info, limit=self.traceback_limit, file=stderr)
-                stderr.flush()
-        except Exception:
+            stderr.write(_shown(exc_info, self.traceback_limit))
+            stderr.flush()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # there is no other place to say it
             pass
         finally:
             exc_info = (None, None, None)  # or the traceback and this frame would hold each other

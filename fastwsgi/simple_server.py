@@ -223,7 +223,7 @@ class WSGIServer(HTTPServer):
         """Print the exception being handled to stderr. One that can't be printed is lost, and no error of its own."""
         if sys.stderr is None:  # socketserver would print to standard output
             return
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it's closed
+        with contextlib.suppress(Exception):
             super().handle_error(request, client_address)
 
     def get_app(self) -> WSGIApplication | None:
@@ -304,7 +304,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
                 sys.stderr.write(line)
             else:
                 super().log_message(format, *args)
-        except (OSError, ValueError):  # ValueError: it's closed
+        except Exception:  # whatever stands for standard error
             pass
 
     def _log_failure(self, what: str, error: BaseException) -> None:

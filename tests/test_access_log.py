@@ -597,6 +597,21 @@ def test_what_cannot_be_written_is_lost_and_said_once(
     assert len(caplog.records) == 2  # another time, another message
 
 
+def test_a_file_that_is_rotated_while_a_line_is_written(file: LogFile, tmp_path: Path) -> None:
+    """As a signal handler does, in the middle of a write: the line stays whole, and the next is in the new file."""
+    path = Path(file.path)
+    file.write("first\n")
+    with file._writes:
+        path.rename(tmp_path / "old")
+        file.reopen()
+        file.reopen()
+        file._append(b"second\n")
+    file.write("third\n")
+    file.write("fourth\n")
+    assert (tmp_path / "old").read_text() == "first\nsecond\nthird\n"
+    assert path.read_text() == "fourth\n"
+
+
 @pytest.fixture
 def nearly_full() -> Iterator[Callable[[int | None], None]]:
     """Has each file of the process end at a size, as on a disk that is full then; None for no end."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import queue
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from event_servers import (
     KINDS,
     THREADS,
     Client,
+    CutShortError,
     Log,
     assert_serves,
     hello,
@@ -33,7 +36,7 @@ from event_servers import (
 from fastwsgi import simple_server
 from fastwsgi._server.response import Response
 from fastwsgi.handlers import SimpleHandler
-from serving import exchange, serving
+from serving import exchange, serving, wait_until
 
 start = pytest.fixture(params=ALL_KINDS)(starting)
 
@@ -308,7 +311,7 @@ def test_an_answer_ends_when_what_is_being_sent_of_it_is_sent() -> None:
     is_sending, may_go_on = threading.Event(), threading.Event()
     order: list[str] = []
 
-    def send(data: bytes) -> None:
+    def send(data: bytes, is_rest: bool) -> None:
         is_sending.set()
         assert may_go_on.wait(10)
         order.append("sent")
@@ -319,7 +322,7 @@ def test_an_answer_ends_when_what_is_being_sent_of_it_is_sent() -> None:
     write = response.start_response("200 OK", [])
 
     def end() -> None:
-        response._end()
+        response._shut()
         order.append("ended")
 
     writer = threading.Thread(target=write, args=(b"abc",))
@@ -451,3 +454,147 @@ def test_an_error_after_the_client_has_left_is_logged(start: Any, log: Log) -> N
     running.wait_until_all_are_gone()
     assert len(log.wait_for_requests(1)) == 1
     assert log.text().count("LookupError: on purpose") == 1
+
+
+# ---- what two threads do at once --------------------------------------------------------------------
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Threads that take turns thousands of times as often as usual."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("way", ["iterable", "write()", "error"])
+def test_a_thread_that_writes_while_the_answer_ends(start: Any, way: str, frequent_switches: None, log: Log) -> None:
+    """Whatever it manages to write belongs to its own answer, and the next answer is whole."""
+    writes: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def keep_writing() -> None:
+        while (write := writes.get()) is not None:
+            with contextlib.suppress(AssertionError, ConnectionError):
+                for _ in range(50):
+                    write(b"late")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/":
+            return hello(environ, start_response)
+        if way == "error":
+            writes.put(lambda data: start_response("200 LATE", [])(data))  # noqa: PLW0108 - start_response() is late, too
+            raise LookupError("on purpose")
+        write = start_response("200 OK", [])
+        writes.put(write)
+        if way == "write()":
+            write(b"own")
+        return (block for block in [b"own", b"", b"own"])
+
+    writer = threading.Thread(target=keep_writing, daemon=True)
+    writer.start()
+    running = start(application)
+    try:
+        for _ in range(60):
+            with Client(running.address) as client:
+                client.send(b"GET /first HTTP/1.1\r\nHost: h\r\n\r\n" + GET)
+                try:
+                    first = client.reply()
+                    second = client.reply()
+                except CutShortError:
+                    continue  # an error after the thread has begun the answer
+            assert (first.status, second.status) in {(200, 200), (500, 200)}
+            assert b"own" in first.body or way == "error"
+            assert second.body == b"hello"
+    finally:
+        writes.put(None)
+        writer.join(10)
+    log.text()
+
+
+def test_a_log_hook_is_too_late_to_answer(start: Any) -> None:
+    late = Late()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        late.keep(start_response, start_response("200 OK", []))
+        return [b"hello"]
+
+    def log_request(self: Any, code: Any = "-", size: Any = "-") -> None:
+        late.call()
+
+    with Client(start(application, attributes={"log_request": log_request}).address) as client:
+        for _ in range(3):
+            assert client.get().body == b"hello"
+    assert late.refused == 4 + 8 + 12
+
+
+# ---- errors that can't even be looked at -------------------------------------------------------------
+
+
+class Notes(Exception):  # noqa: N818 - what is wrong with it
+    @property
+    def __notes__(self) -> Any:
+        raise ValueError("can't be read")
+
+
+class EndingNotes(Exception):  # noqa: N818
+    @property
+    def __notes__(self) -> Any:
+        raise SystemExit("can't be read")
+
+
+class EndingAttributes(Exception):  # noqa: N818
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit("can't be read")
+
+
+class EndingClass(Exception):  # noqa: N818
+    @property
+    def __class__(self) -> Any:  # type: ignore[override]
+        raise SystemExit("can't be read")
+
+
+@pytest.mark.parametrize("error_class", [Notes, EndingNotes, EndingAttributes, EndingClass])
+def test_an_error_that_raises_when_it_is_looked_at(start: Any, error_class: type[Exception], log: Log) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/":
+            return hello(environ, start_response)
+        raise error_class("on purpose")
+
+    running = start(application)
+    for _ in range(THREADS + 2):
+        with Client(running.address) as client:
+            assert client.get("/fails").status == 500
+    assert_serves(running)
+    assert len(log.wait_for_requests(THREADS + 3)) == THREADS + 3
+    if error_class is Notes:
+        wait_until(lambda: log.text().count("Traceback (most recent call last)") == THREADS + 2)
+        assert log.text().count("Notes'>, which can't be shown: <class 'ValueError'>\n") == THREADS + 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ctrl_c_leaves_no_half_answer_that_looks_whole(ctrl_c: None, kind: str) -> None:
+    def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"abc"
+        signal.raise_signal(signal.SIGINT)
+
+    server = simple_server.make_server("127.0.0.1", 0, application)
+    server.settings = type(server.settings)(**ALL_KINDS[kind])
+    failures: list[OSError] = []
+
+    def ask() -> None:
+        try:
+            exchange(server.server_address, b"GET / HTTP/1.0\r\n\r\n")
+        except OSError as error:
+            failures.append(error)
+
+    with server:
+        client = threading.Thread(target=ask, daemon=True)
+        client.start()
+        with pytest.raises(KeyboardInterrupt):
+            server.serve_forever()
+        client.join(10)
+    assert [type(error) for error in failures] == [ConnectionResetError]

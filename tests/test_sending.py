@@ -200,6 +200,22 @@ def test_a_slow_reader_suspends_the_iterator_and_blocks_nobody(start: Any) -> No
         assert result.closed == 0
 
 
+def test_a_slow_reader_of_chunks_needs_no_disk(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk that is too long to be copied is sent in pieces, which wait together."""
+
+    def no_file(*args: Any, **keywords: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    block = BLOCK * 2
+    with Client(start(returning(lambda: iter([block] * 100))).address, room=4096) as slow:
+        monkeypatch.setattr(tempfile, "TemporaryFile", no_file)
+        slow.send(GET)
+        slow.head()
+        for _ in range(100):
+            assert slow.chunk() == block
+        assert slow.chunk() == b""
+
+
 @pytest.mark.parametrize("size", [10, 1000, 1 << 16, 1 << 22])
 def test_write_to_a_slow_reader_goes_to_disk(start: Any, size: int) -> None:
     """write() can't be suspended: what is over the limit isn't held in memory, and others are answered."""

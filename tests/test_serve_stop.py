@@ -268,3 +268,22 @@ def test_the_place_of_a_unix_socket_is_free_while_requests_are_answered(
             ends(client, client.reply(), b"held")
             running.process.wait(TIMEOUT)
             assert path.exists()
+
+
+def test_what_a_stop_cuts_off_has_its_line(place: Path, gate: Gate) -> None:
+    """Also while a thread doesn't return from an application, which then ends with the process."""
+    flags = ["--threads", "2", "--graceful-timeout", "0.2", "--access-log", "log"]
+    with (
+        service(place, "site_app", *flags, stderr=None) as running,
+        Client(running.address) as held,
+        Client(running.address) as half,
+    ):
+        held.send(b"GET /hold HTTP/1.1\r\nHost: h\r\n\r\n")
+        gate.wait()
+        half.send(b"POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc")
+        with Client(running.address) as other:  # accepted later, so that the others have been
+            assert other.get("/").status == 200
+        running.signal(signal.SIGTERM)
+        assert running.process.wait(10) == 0
+    lines = (place / "log").read_text(encoding="utf-8").splitlines()
+    assert [line.partition('"')[2] for line in lines if "/upload" in line] == ['POST /upload HTTP/1.1" - 0']

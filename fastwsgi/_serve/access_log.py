@@ -285,8 +285,8 @@ class LogFile:
     said so.
 
     Each text is one write() at the file's end, which POSIX keeps whole between processes. Threads wait for each other,
-    because a disk that gets full takes a part. ``reopen()`` doesn't wait: it changes in one step where the descriptor
-    leads to. So a signal handler may call it in the middle of a write, where it would wait for ever.
+    because a disk that gets full takes a part. ``reopen()`` doesn't wait: a signal handler may call it in the middle of
+    a write, where it would wait for ever. Then the write goes on in the old file, and the next is in the new one.
     """
 
     def __init__(self, path: str) -> None:
@@ -304,12 +304,15 @@ class LogFile:
         #: Whether what was written last isn't a whole line, so that the next has to begin with a line's end.
         self._is_torn = False
         self._writes = threading.Lock()
+        #: The file that reopen() has opened, until nobody writes to the old one.
+        self._next: io.FileIO | None = None
 
     def write(self, text: str) -> None:
         """Append a text, as UTF-8."""
         if not self._file.closed:
             with self._writes:
                 self._append(text.encode("utf-8", "backslashreplace"))
+            self._change_files()
 
     def _append(self, data: bytes) -> None:
         if self._is_torn:
@@ -352,10 +355,26 @@ class LogFile:
         if self.path == "-" or self._file.closed:
             return
         try:
-            with io.FileIO(self.path, "ab") as file:
-                os.dup2(file.fileno(), self._file.fileno(), inheritable=False)
+            file, self._next = self._next, io.FileIO(self.path, "ab")
+            if file is not None:
+                file.close()
         except OSError as error:
             report(logging.ERROR, "The access log %s can't be opened anew: %s", self.path, error)
+        self._change_files()
+
+    def _change_files(self) -> None:
+        """Go on in the file that was opened last, unless somebody is writing, who does this afterwards."""
+        while self._next is not None and self._writes.acquire(blocking=False):
+            try:
+                file, self._next = self._next, None
+                if file is not None:
+                    with file:
+                        os.dup2(file.fileno(), self._file.fileno(), inheritable=False)
+                    self._is_torn = False
+            except (OSError, ValueError) as error:
+                report(logging.ERROR, "The access log %s can't be opened anew: %s", self.path, error)
+            finally:
+                self._writes.release()
 
     def close(self) -> None:
         """Write no more."""

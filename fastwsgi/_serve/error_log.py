@@ -13,7 +13,7 @@ def report(level: int, message: str, *args: Any, exc_info: bool = False) -> None
     """Log a message, and the exception being handled if exc_info says so.
 
     A record that can't be written is lost. logging itself prints such a failure to standard error, and where that is
-    closed, raises.
+    closed, raises; and an application's exception may raise anything when it's looked at.
     """
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(BaseException):
         _log.log(level, message, *args, exc_info=exc_info)

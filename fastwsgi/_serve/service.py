@@ -288,7 +288,9 @@ class Service:
     def close(self) -> None:
         """Close every connection and listening socket now."""
         self.loop.is_stopped = True
-        if not any(thread.is_alive() for thread in self._threads):
+        if isinstance(self.loop, SharedLoop) and any(thread.is_alive() for thread in self._threads):
+            self.loop.close_parked()
+        else:
             self.loop.close()
         for listener in self._listeners:
             listener.close()

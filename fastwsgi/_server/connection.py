@@ -343,8 +343,8 @@ class Connection(Channel):
 
     # ---- answers -------------------------------------------------------------------------------------
 
-    def send(self, data: bytes | memoryview) -> None:
-        """Send octets, or keep them until the socket takes them.
+    def send(self, data: bytes | memoryview, is_rest: bool = False) -> None:
+        """Send octets, or keep them until the socket takes them, with those before if they are the rest of these.
 
         Raises ClientGoneError if that can't be done; then the connection is broken, and takes nothing more.
         """
@@ -353,7 +353,7 @@ class Connection(Channel):
         try:
             sent = 0 if self.output and not self._makes_room() else self.server.transport.send(self.sock, data)
             if sent != len(data):
-                self._waiting().put(memoryview(data)[sent:])
+                self._waiting().put(memoryview(data)[sent:], is_rest)
         except OSError as error:
             raise self._given_up(error) from error
         except BaseException:
@@ -606,7 +606,7 @@ class Connection(Channel):
             return
         is_answering = response is not None and not response.finished
         if not self.broken:
-            if output or is_answering:
+            if output or is_answering or (response is not None and response.must_reset):
                 self._break()
             elif state not in (PROXY, HANDSHAKE) and self.server.transport is not PLAIN:
                 self.server.transport.end_of_output(self.sock)  # RFC 9112 section 9.8: a closure alert first

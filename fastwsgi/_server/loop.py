@@ -550,6 +550,14 @@ class SharedLoop(Loop):
                 if connection.state != CLOSED:
                     self._park(connection)
 
+    def close_parked(self) -> None:
+        """Close the connections that no thread has, when a thread doesn't return from an application."""
+        with contextlib.ExitStack() as steps:
+            for connection in list(self.connections.copy().values()):
+                if self._claim(connection):
+                    connection.lane = None  # it's a thread's, and so are the lines in it
+                    steps.callback(connection.close)
+
     def accept_all(self, server: EventServer) -> None:
         more = True
         while more:

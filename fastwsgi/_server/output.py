@@ -72,9 +72,12 @@ class Output:
         """How many octets wait, in memory or in files."""
         return sum(piece.count if isinstance(piece, FileRange) else len(piece) for piece in self._pieces)
 
-    def put(self, data: bytes | memoryview) -> None:
-        """Have octets wait. Raises OSError if they are to go to a temporary file, and can't."""
-        if self.size >= self._limit:
+    def put(self, data: bytes | memoryview, is_rest: bool = False) -> None:
+        """Have octets wait. Raises OSError if they are to go to a temporary file, and can't.
+
+        is_rest: whether they are the rest of a block, which are kept in memory if that is.
+        """
+        if self.size >= self._limit and not (is_rest and isinstance(self._pieces[-1], memoryview)):
             self._put_on_disk(data)
         elif data:
             self._pieces.append(memoryview(data))

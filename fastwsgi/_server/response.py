@@ -15,6 +15,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context, copy_context
+from threading import get_ident
+from time import sleep
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import FileWrapper
@@ -29,9 +31,13 @@ if TYPE_CHECKING:
     from fastwsgi.handlers import ExcInfo
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
+# Without code of the application's, which may have properties of these names.
+_cause_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
+_context_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__context__"].__get__
 # So many exceptions, each of which came of another, are looked at; a program can make a circle of them.
 _LONGEST_CHAIN = 50
 _setting_gates = threading.RLock()
+_MOMENT = 0.0001  # seconds
 # How many blocks an iterable may give before other connections have their turn.
 _BLOCKS_A_TURN = 256
 
@@ -39,8 +45,11 @@ _BLOCKS_A_TURN = 256
 class Client(Protocol):
     """What a response needs of its connection."""
 
-    def send(self, data: bytes) -> None:
-        """Send octets, or keep them until they can be. Raises ConnectionError if the client is gone."""
+    def send(self, data: bytes, is_rest: bool = False, /) -> None:
+        """Send octets, or keep them until they can be. Raises ConnectionError if the client is gone.
+
+        is_rest: whether they belong to those before, and are kept where those are.
+        """
 
     def is_gone(self) -> bool:
         """Whether the connection is broken."""
@@ -123,9 +132,14 @@ class Response(SimpleHandler):
         self._room: int | None = None  # octets that the Content-Length leaves
         self._surplus = False
         self._may_pause = not multithread
-        # Held while the application's write() sends something, perhaps in another thread; there is none until it does.
-        # One that lets its owner in again, because a finalizer may run at any time.
+        # The application may keep start_response() and write(), and call them at any time, in any thread. Other threads
+        # take a gate, which is there from the first such call on. The answer's own thread takes it, too, if it's there;
+        # else it says that it is inside, and they wait for it.
+        self._thread = get_ident()
+        self._is_inside = False
         self._gate: threading.RLock | None = None
+        #: Whether the application has no say any more.
+        self._is_shut = False
 
     # ---- the course of it ----------------------------------------------------------------------------
 
@@ -157,20 +171,41 @@ class Response(SimpleHandler):
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None
     ) -> Callable[[bytes], None]:
-        super().start_response(status, headers, exc_info)
+        gate = self._taken_gate() if get_ident() != self._thread else None
+        try:
+            if self._is_shut:
+                raise AssertionError("the response is complete")
+            super().start_response(status, headers, exc_info)
+        finally:
+            if gate is not None:
+                gate.release()
         return self.write_for_application
 
     def write_for_application(self, data: bytes) -> None:
-        """write() as the application has it, which may keep it, and call it at any time and in any thread.
-
-        Either _end() finds the gate, and waits; or it came before, and then this finds that the answer is over.
-        """
-        with _setting_gates:
-            gate = self._gate = self._gate or threading.RLock()
-        with gate:
-            if self._is_over:
+        """write() as the application has it."""
+        gate = self._taken_gate()
+        try:
+            if self._is_shut:
                 raise AssertionError("the response is complete")
             self.write(data)
+        finally:
+            gate.release()
+
+    def _taken_gate(self) -> threading.RLock:
+        """The gate, which is the caller's to release."""
+        with _setting_gates:
+            gate = self._gate = self._gate or threading.RLock()
+        gate.acquire()
+        while self._is_inside and get_ident() != self._thread:
+            sleep(_MOMENT)
+        return gate
+
+    def _shut(self) -> None:
+        """Take nothing more from the application. Of another thread's calls, one that has begun is over then."""
+        self._is_shut = True
+        if self._gate is not None:
+            with self._gate:
+                pass
 
     def advance(self) -> None:
         """Go on with the iterable, if the client has room for it."""
@@ -186,6 +221,7 @@ class Response(SimpleHandler):
                     return
                 self._blocks = iter(self.result)
             if self._take_blocks(self._blocks):
+                self._shut()
                 self.finish_content()
                 self._finish()
         except BaseException as error:
@@ -204,7 +240,14 @@ class Response(SimpleHandler):
         """Whether all blocks were taken."""
         for taken, data in enumerate(blocks, 1):
             if data != b"" or not self.status:  # an empty block is nothing to send headers for
-                self.write(data)
+                self._is_inside = True
+                if self._gate is None:
+                    self.write(data)
+                else:
+                    self._is_inside = False
+                    with self._gate:
+                        self.write(data)
+                self._is_inside = False
             if self._may_pause:
                 if taken == _BLOCKS_A_TURN or self.client.is_full():
                     return False
@@ -222,7 +265,7 @@ class Response(SimpleHandler):
 
     def _finish(self) -> None:
         """The answer is complete."""
-        self._end()
+        self.finished = True
         if self._room or self._surplus:
             if self._room:
                 self.persistent = False
@@ -233,13 +276,6 @@ class Response(SimpleHandler):
             except BaseException as error:
                 self._too_late(error)
         self._close()
-
-    def _end(self) -> None:
-        """Send nothing more, whatever the application has kept of this answer."""
-        self.finished = self._is_over = True
-        if self._gate is not None:
-            with self._gate:
-                pass  # a write() that has begun in another thread is over
 
     def _close(self) -> None:
         """Log the request, and close the iterable and the body; every answer ends with this, and once."""
@@ -264,6 +300,8 @@ class Response(SimpleHandler):
     def _fail(self, error: BaseException) -> None:
         if self.finished:
             raise error  # a Ctrl-C while the iterable was closed
+        self._is_inside = False
+        self._shut()
         if not self.client.is_gone():
             self._answer_error(error)
         else:
@@ -297,7 +335,7 @@ class Response(SimpleHandler):
 
     def _send_error(self) -> bool:
         """Whether the answer to an error was sent; else the client has gone."""
-        self.result = self.error_output(self.environ, self.start_response)
+        self.result = self.error_output(self.environ, super().start_response)
         try:
             for data in self.result:
                 self.write(data)
@@ -307,10 +345,15 @@ class Response(SimpleHandler):
         return True
 
     def _log_error(self, error: BaseException) -> None:
-        self.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
+        try:
+            self.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
+        except BaseException as another:  # of an error that raises when it's looked at
+            if self.client.must_end(another):
+                raise
 
     def abandon(self) -> None:
         """The client is gone, or has to go: be done with the answer."""
+        self._shut()
         self._in_context(self._give_up)
 
     def _give_up(self) -> None:
@@ -320,7 +363,7 @@ class Response(SimpleHandler):
 
     def _break_off(self) -> None:
         """Be finished with an answer that isn't whole, and mustn't look so."""
-        self._end()
+        self.finished = True
         self.persistent = False
         self.must_reset = self.ends_with_connection
 
@@ -372,7 +415,7 @@ class Response(SimpleHandler):
             if self.request_handler.command != "HEAD":
                 self.headers["Content-Length"] = "0"  # type: ignore[index]
         elif type(self.result) in (list, tuple):
-            self.headers["Content-Length"] = str(sum(map(len, self.result)))  # type: ignore[index]
+            self.headers["Content-Length"] = str(sum([len(block) for block in self.result]))  # type: ignore[index]
         else:
             super().set_content_length()
 
@@ -389,6 +432,7 @@ class Response(SimpleHandler):
         self._file = file
         if file is None:
             return False
+        self._shut()
         is_sent = False
         try:
             self.send_headers()
@@ -435,8 +479,10 @@ class Response(SimpleHandler):
     def _flush(self) -> None:
         pieces, self._pieces = self._pieces, []
         try:
+            is_rest = False
             for data in gathered(pieces):
-                self.client.send(data)
+                self.client.send(data, is_rest)
+                is_rest = True
         except ConnectionError:
             # About: the head and the framing of chunks are no part of the body.
             self.bytes_sent = max(self.bytes_sent - sum(map(len, pieces)), 0)
@@ -448,9 +494,9 @@ def _tells_of_a_departure(error: BaseException) -> bool:
     """Whether an error is that the client has gone, or came of that."""
     cause: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
-        if cause is None or isinstance(cause, ConnectionError):
+        if cause is None or issubclass(type(cause), ConnectionError):
             break
-        cause = cause.__cause__ or cause.__context__
+        cause = _cause_of(cause) or _context_of(cause)
     return cause is not None
 
 

@@ -143,7 +143,7 @@ class EventServer:
         """Whether what an application has raised is a Ctrl-C: only the main thread is interrupted by one."""
         return (
             self.is_interruptible
-            and isinstance(error, KeyboardInterrupt)
+            and issubclass(type(error), KeyboardInterrupt)
             and threading.current_thread() is threading.main_thread()
         )
 
@@ -250,8 +250,10 @@ class EventServer:
         def guarded(*args: Any, **keywords: Any) -> None:
             try:
                 hook(*args, **keywords)
-            except Exception:
+            except BaseException as error:
                 self.handle_error(handler.request, handler.client_address)
+                if self.must_end(error):
+                    raise
 
         return guarded
 
