@@ -105,14 +105,18 @@ cdef class Response:
 
     cdef object hand_over(self):
         """Have the handler go on from here; return it."""
-        cdef Headers headers
         handler = self.take_handler()
         with cython.critical_section(self):
             if self.handed_over:
                 return handler
             self.handed_over = True
-            result = self.result
-        handler.result = result
+        self.tell(handler)
+        return handler
+
+    cdef int tell(self, handler) except -1:
+        """Tell the handler what has been done."""
+        cdef Headers headers
+        handler.result = self.result
         if self.status is not None:
             handler.status = self.status
             headers = Headers.__new__(Headers)  # and no second check: the list may have changed
@@ -122,7 +126,7 @@ cdef class Response:
             handler.bytes_sent = self.bytes_sent
             if self.content_length is not None:  # it went out, and so belongs in the list
                 self.headers.append(("Content-Length", str(self.content_length)))
-        return handler
+        return 0
 
 
 cdef inline bint good_start(object status, object headers):

@@ -339,7 +339,8 @@ cdef class LaneResponse(Response):
     cdef object address  # the client's, for the log
     cdef bint finished
     cdef bint taken  # by a general response, which is being made, or is there
-    cdef object taker  # the thread that makes it
+    cdef unsigned long taker  # the thread that makes it
+    cdef unsigned long thread  # the lane's
     # Of a streamed one, once its head is sent.
     cdef object blocks
     cdef bint chunked
@@ -350,13 +351,6 @@ cdef class LaneResponse(Response):
         """What was received behind the request, for the general path to go on with."""
         self.rest_taken = True
         return PyBytes_FromStringAndSize(<const char*>self.rest, self.rest_size)
-
-    cdef object hand_over(self):
-        cdef bint is_first = not self.handed_over
-        handler = Response.hand_over(self)
-        if is_first and self.head_sent:
-            handler.head_was_sent(self.chunked, None if self.room < 0 else self.room)
-        return handler
 
     def write(self, data):
         self.hand_over().write_for_application(data)
@@ -373,27 +367,33 @@ cdef class LaneResponse(Response):
         self.channel.adopt(self.handler, self.take_rest(), error, unsent)
         return 0
 
-    cdef object take_handler(self):
+    cdef object hand_over(self):
+        """Have a general response go on from here; return it, when it knows all that has been done."""
         cdef bint is_ours = False
         head = environ = body = None
         while not is_ours:
             with cython.critical_section(self):
                 if self.handler is not None:
                     return self.handler
-                if self.finished or self.taken and self.taker == get_ident():  # a hook of begin_response()'s
+                if self.finished or self.taken and self.taker == PyThread_get_thread_ident():  # in begin_response()
                     raise AssertionError("the response is complete")
                 if not self.taken:
-                    self.taken = is_ours = True
-                    self.taker = get_ident()
+                    self.taken = self.handed_over = is_ours = True
+                    self.taker = PyThread_get_thread_ident()
                     head = PyBytes_FromStringAndSize(<const char*>self.head, self.head_size)
                     environ, body = self.environ, self.body
             if not is_ours:
                 sleep(0.0001)  # another thread is making it
         try:
-            self.handler = self.channel.begin_response(head, environ, body)
+            handler = self.channel.begin_response(head, environ, body)
+            handler.belongs_to(self.thread)
+            self.tell(handler)
+            if self.head_sent:
+                handler.head_was_sent(self.chunked, None if self.room < 0 else self.room)
+            self.handler = handler
         finally:
-            self.taken = self.handler is not None
-        return self.handler
+            self.taken = self.handed_over = self.handler is not None
+        return handler
 
     cdef bint complete(self) noexcept:
         """Whether nothing can be taken over any more, since nothing has been."""
@@ -487,6 +487,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     environ["wsgi.errors"] = error_stream(lane)
     response = LaneResponse.__new__(LaneResponse)
     response.channel = channel
+    response.thread = PyThread_get_thread_ident()
     response.head = data
     response.head_size = end
     response.rest = data + end + length

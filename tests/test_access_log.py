@@ -491,8 +491,9 @@ class Interrupting:
 def test_a_signal_may_reopen_in_the_midst_of_a_write(path: Path, file: LogFile) -> None:
     path.unlink()
     file._file = Interrupting(file, file._file)  # type: ignore[assignment]
-    file.write("a\n")
-    assert read(path) == "a\n"
+    file.write("in the old file\n")
+    file.write("in the new one\n")
+    assert read(path) == "in the new one\n"
 
 
 @posix

@@ -231,6 +231,10 @@ class Response(SimpleHandler):
         """The fast lane has sent the head, and so much of the body as bytes_sent says."""
         self._in_body, self._chunked, self._room = True, chunked, room
 
+    def belongs_to(self, thread: int) -> None:
+        """The thread whose answer it is, in which it may not have been made."""
+        self._thread = thread
+
     def go_on_with(self, result: Any, blocks: Iterator[bytes] | None, block: bytes | None) -> None:
         """The fast lane has the application's result, and taken blocks of it; the last of them wasn't used."""
         self.result = result
