@@ -368,7 +368,7 @@ cdef class LaneResponse(Response):
         return 0
 
     cdef object hand_over(self):
-        """Have a general response go on from here; return it, when it knows all that has been done."""
+        """Have a general response go on from here; return it when it knows all that has been done."""
         cdef bint is_ours = False
         head = environ = body = None
         while not is_ours:
@@ -396,7 +396,7 @@ cdef class LaneResponse(Response):
         return handler
 
     cdef bint complete(self) noexcept:
-        """Whether nothing can be taken over any more, since nothing has been."""
+        """Close the response to other threads; False if one of them has taken it over."""
         with cython.critical_section(self):
             if not self.taken:
                 self.handed_over = self.finished = True

@@ -350,7 +350,7 @@ class BaseHandler:
         return protocol.upper() != "HTTP/0.9"
 
     def log_exception(self, exc_info: ExcInfo) -> None:
-        """Write a traceback to the error stream. One that can't be written is lost: the client has its answer yet."""
+        """Write a traceback to the error stream. One that can't be written is lost, and raises nothing."""
         try:
             stderr = self.get_stderr()
             stderr.write(_shown(exc_info, self.traceback_limit))

@@ -361,7 +361,10 @@ class Connection(Channel):
             raise
 
     def _makes_room(self) -> bool:
-        """Whether nothing waits any more. Without a try an application that write()s would find out nothing."""
+        """Whether nothing waits any more, after a try to send if the output is full.
+
+        By the try an application that calls write() without end learns that its client has gone.
+        """
         if self.is_full():
             self._flush()
             if self.deadline <= monotonic():
@@ -389,7 +392,7 @@ class Connection(Channel):
             raise self._given_up(error) from error
 
     def _given_up(self, error: OSError) -> ClientGoneError:
-        """Break the connection, on which no answer can be whole any more; log what is no doing of the client's."""
+        """Break the connection, since its answer can't be whole any more. Log the error unless the client has left."""
         self._break()
         if isinstance(error, FileError) or not is_departure(error):
             handler = self.handler or self.server.make_handler(self, b"")
@@ -553,7 +556,7 @@ class Connection(Channel):
         self._see_what_is_left()
 
     def close_failed(self, head: bytes, error: BaseException) -> None:
-        """Log what an iterable's close() or a log hook has raised, after all was sent; a Ctrl-C goes on its way."""
+        """Log what an iterable's close() or a log hook has raised after the answer. Raise it again if it's a Ctrl-C."""
         self.flush_log()
         response = self.server.make_response(self, self.parsed_handler(head), {}, None)
         response.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
@@ -597,9 +600,9 @@ class Connection(Channel):
         self.broken = True
 
     def close(self) -> None:
-        """Close now. An application that is still answering is told by its iterable's close().
+        """Close now. An application that is still answering learns it by its iterable's close().
 
-        Nothing but a Ctrl-C in the application keeps it from being done, and not even that from being done to the end.
+        Every step is taken, whatever another one raises. Only a Ctrl-C in the application is raised from here.
         """
         state, response, output, handler = self.state, self.response, self.output, self.handler
         if state == CLOSED:

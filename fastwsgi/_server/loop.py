@@ -222,7 +222,7 @@ class Loop:
     def close(self) -> None:
         """Close every connection, and give the listening sockets back as they were; when no thread runs it any more."""
         self.is_stopped = self._is_retired = True
-        with contextlib.ExitStack() as steps:  # what one of them raises, keeps none of the others from being taken
+        with contextlib.ExitStack() as steps:  # each is taken, whatever another one raises
             steps.callback(self._give_back)
             for connection in list(self.connections.values()):
                 steps.callback(connection.close)
@@ -455,7 +455,7 @@ class SharedLoop(Loop):
             try:
                 # Before it is parked: from then on another thread may close it.
                 self._shared_poller.arm(fd, connection.watched or READ, is_new)
-            except OSError:  # no memory for it in the kernel: nobody would hear of this connection again
+            except OSError:  # no memory in the kernel: no event of this connection would be reported again
                 self._fail(connection)
                 return
             self._parked[fd] = connection
@@ -480,7 +480,7 @@ class SharedLoop(Loop):
                 if connection.state != CLOSED:
                     self._park(connection)
             elif connection.drained and self._claim(connection):
-                # Parked without being armed, once more to be sure: a receive() that took less than there was.
+                # Parked without being armed. A receive() may have taken less than there was, so arm it once.
                 connection.drained = False
                 self._park(connection)
         if not self._accepting:

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from fastwsgi.handlers import ExcInfo
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
-# Without code of the application's, which may have properties of these names.
+# These run no code of the application, whose exceptions may have properties of these names.
 _cause_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
 _context_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__context__"].__get__
-# So many exceptions, each of which came of another, are looked at; a program can make a circle of them.
+# How many exceptions of a chain are looked at: a program can make the chain a circle.
 _LONGEST_CHAIN = 50
 _setting_gates = threading.RLock()
 _MOMENT = 0.0001  # seconds
@@ -201,7 +201,7 @@ class Response(SimpleHandler):
         return gate
 
     def _shut(self) -> None:
-        """Take nothing more from the application. Of another thread's calls, one that has begun is over then."""
+        """Take nothing more from the application. A call that another thread has begun has ended when this returns."""
         self._is_shut = True
         if self._gate is not None:
             with self._gate:
@@ -292,7 +292,7 @@ class Response(SimpleHandler):
                 discard(self.stdin)
 
     def _too_late(self, error: BaseException) -> None:
-        """Log what the application or a hook has raised when the answer can't be changed; a Ctrl-C goes on its way."""
+        """Log what the application or a hook has raised after the answer was sent. Raise it again if it's a Ctrl-C."""
         self._log_error(error)
         if self.client.must_end(error):
             raise error

@@ -14,7 +14,7 @@ _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasat
 
 
 def find_directory() -> None:
-    """Look now for a directory that temporary files can be in: the look writes a file, and disks get full."""
+    """Find a directory for temporary files now: the search writes a file, and later the disk may be full."""
     with contextlib.suppress(OSError):
         tempfile.gettempdir()
 
@@ -25,10 +25,10 @@ def spool_file() -> IO[bytes]:
 
 
 def discard(file: Any) -> None:
-    """Close a file whose octets nobody wants any more.
+    """Close a file whose octets are of no use any more.
 
-    What it raises is of no interest: after a write that failed, close() tries the same write again, fails again, and
-    has closed the descriptor all the same.
+    Errors are ignored: after a write that failed, close() tries the same write again, fails again, and closes the
+    descriptor all the same.
     """
     with contextlib.suppress(Exception):
         file.close()
