@@ -98,14 +98,11 @@ cdef class Response:
             raise AssertionError("write() before start_response()")  # as a handler says, whose state is forgotten
         self.hand_over().write(data)
 
-    cdef object take_handler(self):
-        if self.handler is None:
-            raise AssertionError("the response is complete")
-        return self.handler
-
     cdef object hand_over(self):
         """Have the handler go on from here; return it."""
-        handler = self.take_handler()
+        handler = self.handler
+        if handler is None:
+            raise AssertionError("the response is complete")
         with cython.critical_section(self):
             if self.handed_over:
                 return handler

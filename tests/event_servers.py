@@ -309,6 +309,16 @@ def _framing(head: bytes, method: str) -> tuple[str, int]:
     return "connection", 0
 
 
+class FailsToClose:
+    """An iterable whose close() raises."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"hello"])
+
+    def close(self) -> None:
+        raise ValueError("on purpose")
+
+
 def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     environ["wsgi.input"].read()
     start_response("200 OK", [])

@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from event_servers import (
     THREADED_KINDS,
     Client,
     CutShortError,
+    FailsToClose,
     Log,
     assert_serves,
     hello,
@@ -218,14 +219,6 @@ STREAMS: dict[str, Callable[[], Any]] = {
     "closed": closed_stream,
     "None": lambda: None,
 }
-
-
-class FailsToClose:
-    def __iter__(self) -> Iterator[bytes]:
-        return iter([b"hello"])
-
-    def close(self) -> None:
-        raise ValueError("on purpose")
 
 
 def erring(environ: dict[str, Any], start_response: Any) -> Any:

@@ -29,6 +29,7 @@ from event_servers import (
     THREADS,
     Client,
     CutShortError,
+    FailsToClose,
     Log,
     assert_serves,
     hello,
@@ -45,14 +46,6 @@ start = pytest.fixture(params=ALL_KINDS)(starting)
 @pytest.fixture
 def log(capsys: pytest.CaptureFixture[str]) -> Log:
     return Log(capsys)
-
-
-class FailsToClose:
-    def __iter__(self) -> Iterator[bytes]:
-        return iter([b"hello"])
-
-    def close(self) -> None:
-        raise ValueError("on purpose")
 
 
 # ---- what applications raise ------------------------------------------------------------------------

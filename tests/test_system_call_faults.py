@@ -177,7 +177,7 @@ class Visit:
         raise BrokenOffError
 
     def read_whole(self, client: Client, request: Request) -> None:
-        # Where an upload can't be stored, its client is told.
+        # An upload that can't be stored is refused.
         is_refused = request.kind == "echo" and self.fault is not None and self.fault.calls in (("OPEN",), ("WRITE",))
         try:
             with self.reading(request.target):

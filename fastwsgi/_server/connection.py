@@ -558,10 +558,7 @@ class Connection(Channel):
     def close_failed(self, head: bytes, error: BaseException) -> None:
         """Log what an iterable's close() or a log hook has raised after the answer. Raise it again if it's a Ctrl-C."""
         self.flush_log()
-        response = self.server.make_response(self, self.parsed_handler(head), {}, None)
-        response.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
-        if self.must_end(error):
-            raise error
+        self.server.make_response(self, self.parsed_handler(head), {}, None).too_late(error)
 
     # ---- the end -------------------------------------------------------------------------------------
 

@@ -278,7 +278,7 @@ class Response(SimpleHandler):
                     "The application's body has %s bytes than its Content-Length", "more" if self._surplus else "fewer"
                 )
             except BaseException as error:
-                self._too_late(error)
+                self.too_late(error)
         self._close()
 
     def _close(self) -> None:
@@ -286,12 +286,12 @@ class Response(SimpleHandler):
         try:
             self.close()
         except BaseException as error:
-            self._too_late(error)
+            self.too_late(error)
         finally:
             if type(self.stdin) is not io.BytesIO:
                 discard(self.stdin)
 
-    def _too_late(self, error: BaseException) -> None:
+    def too_late(self, error: BaseException) -> None:
         """Log what the application or a hook has raised after the answer was sent. Raise it again if it's a Ctrl-C."""
         self._log_error(error)
         if self.client.must_end(error):
@@ -322,7 +322,7 @@ class Response(SimpleHandler):
             if hasattr(result, "close"):
                 result.close()
         except BaseException as another:
-            self._too_late(another)
+            self.too_late(another)
         self._pieces.clear()
         self._file, self._is_empty = None, False
         self.headers_sent = self._in_body  # a head that couldn't be made, wasn't sent
