@@ -77,7 +77,7 @@ for _shape, _make in {
 
 def refused(twin: Twin, work: Work) -> Work:
     """The same work, which ends in a refusal."""
-    bad_request = twin["_grammar"].BadRequest
+    bad_request = twin["_http.grammar"].BadRequest
 
     def refuse() -> None:
         try:
@@ -94,8 +94,8 @@ def refusal_costs(shape: str, make: Callable[[int], bytes]) -> None:
 
     @cost(f"refusal: {shape}", SECTION)
     def prepare(twin: Twin, n: int) -> Work:
-        parse_head, request = twin["_backend"].parse_head, twin["_server.request"]
-        settings = twin["_serve.options"].Options(max_fields=10_000)
+        parse_head, request = twin["_backend"].parse_head, twin["_http.framing"]
+        settings = twin["_service.options"].Options(max_fields=10_000)
         data = make(n) + b"\r\n"
 
         def work() -> None:
@@ -129,8 +129,8 @@ for _shape, _make in {
 
 @cost("check_head and is_persistent: n fields", MANY)
 def _check_head(twin: Twin, n: int) -> Work:
-    parse_head, request = twin["_backend"].parse_head, twin["_server.request"]
-    data, settings = START + different(n) + b"\r\n", twin["_serve.options"].Options(max_fields=10_000)
+    parse_head, request = twin["_backend"].parse_head, twin["_http.framing"]
+    data, settings = START + different(n) + b"\r\n", twin["_service.options"].Options(max_fields=10_000)
 
     def work() -> None:
         head = parse_head(data, 8190, NO_LIMIT)
@@ -143,7 +143,7 @@ def _check_head(twin: Twin, n: int) -> Work:
 @cost("is_persistent: Connection with n options", MANY)
 def _is_persistent(twin: Twin, n: int) -> Work:
     head = twin["_backend"].parse_head(START + b"Connection: " + b"a, " * n + b"close\r\n\r\n")
-    is_persistent = twin["_server.request"].is_persistent
+    is_persistent = twin["_http.framing"].is_persistent
     check(not is_persistent(head))
     return lambda: is_persistent(head)
 
@@ -200,7 +200,7 @@ class Dripping(io.RawIOBase):
 def arrival_costs(shape: str, sizes: tuple[int, ...], make: Callable[[int], bytes]) -> None:
     @cost(f"head reader: n octets of {shape}, one at a time", sizes)
     def prepare(twin: Twin, n: int) -> Work:
-        read, data = twin["_server.head_reader"].read_field_section, make(n) + b"\r\n"
+        read, data = twin["_http.head_reader"].read_field_section, make(n) + b"\r\n"
         return lambda: check(read(io.BufferedReader(Dripping(data)), n + 10) == data)
 
     @cost(f"connection: a head with n octets of {shape}, one at a time", sizes)
@@ -230,11 +230,12 @@ class Served:
     """A service that has connections by hand, without its loop and its lane."""
 
     def __init__(self, twin: Twin) -> None:
-        options = twin["_serve.options"].Options(max_fields=10_000, max_request_line=1 << 20, max_field_section=1 << 20)
-        self._connection_class = twin["_server.connection"].Connection
+        limits = {"max_fields": 10_000, "max_request_line": 1 << 20, "max_field_section": 1 << 20}
+        options = twin["_service.options"].Options(**limits)
+        self._connection_class = twin["_events.connection"].Connection
         self._listener = socket.create_server(("127.0.0.1", 0))
         listener = SimpleNamespace(sock=self._listener, is_inherited=False, close=self._listener.close)
-        self._service = twin["_serve.service"].Service(nothing, options, [listener])
+        self._service = twin["_service.service"].Service(nothing, options, [listener])
 
     def connected(self) -> Fed:
         ours, theirs = socket.socketpair()

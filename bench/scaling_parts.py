@@ -18,9 +18,9 @@ from typing import Any
 from bench.slopes import LIMIT
 
 MODULES = (
-    "_backend", "_grammar", "_serve.access_log", "_serve.bind", "_serve.options", "_serve.proxies", "_serve.service",
-    "_server.body", "_server.connection", "_server.head_reader", "_server.output", "_server.request", "handlers",
-    "headers", "util", "validate", "simple_server",
+    "_backend", "_http.grammar", "_service.access_log", "_service.bind", "_service.options", "_service.proxies",
+    "_service.service", "_http.body", "_events.connection", "_http.head_reader", "_events.output", "_http.framing",
+    "handlers", "headers", "util", "validate", "simple_server",
 )  # fmt: skip
 
 Work = Callable[[], object]
@@ -111,11 +111,11 @@ BODIES: dict[str, tuple[tuple[int, ...], Callable[[int], bytes]]] = {
 
 def body_costs(shape: str, sizes: tuple[int, ...], make: Callable[[int], bytes]) -> None:
     def options(twin: Twin) -> Any:
-        return twin["_serve.options"].Options(max_field_section=1 << 24, max_body_in_memory=1 << 24)
+        return twin["_service.options"].Options(max_field_section=1 << 24, max_body_in_memory=1 << 24)
 
     @cost(f"chunked body, event-driven: {shape}", sizes)
     def event_driven(twin: Twin, n: int) -> Work:
-        data, settings, body_class = make(n), options(twin), twin["_server.body"].IncomingBody
+        data, settings, body_class = make(n), options(twin), twin["_http.body"].IncomingBody
 
         def work() -> None:
             body, buffer = body_class(None, settings), bytearray()
@@ -128,7 +128,7 @@ def body_costs(shape: str, sizes: tuple[int, ...], make: Callable[[int], bytes])
 
     @cost(f"chunked body, classic: {shape}", sizes)
     def classic(twin: Twin, n: int) -> Work:
-        data, settings, read_chunked = make(n), options(twin), twin["_server.body"].read_chunked
+        data, settings, read_chunked = make(n), options(twin), twin["_http.body"].read_chunked
 
         def work() -> None:
             body, _ = read_chunked(io.BufferedReader(io.BytesIO(data)), settings)
@@ -143,8 +143,8 @@ for _shape, (_sizes, _make) in BODIES.items():
 
 @cost("body with Content-Length, event-driven: n octets", COPIED)
 def _body(twin: Twin, n: int) -> Work:
-    body_class = twin["_server.body"].IncomingBody
-    piece, settings = bytes(1 << 14), twin["_serve.options"].Options(max_body_in_memory=1 << 26)
+    body_class = twin["_http.body"].IncomingBody
+    piece, settings = bytes(1 << 14), twin["_service.options"].Options(max_body_in_memory=1 << 26)
 
     def work() -> None:
         body = body_class(n, settings)
@@ -171,7 +171,7 @@ READINGS: dict[str, Callable[[Any], int]] = {
 def reading_costs(how: str, read: Callable[[Any], int]) -> None:
     @cost(f"wsgi.input, classic, by {how}: n lines", MANY)
     def prepare(twin: Twin, n: int) -> Work:
-        reader, data = twin["_server.body"].BodyReader, lines(n)
+        reader, data = twin["_http.body"].BodyReader, lines(n)
         return lambda: check(read(reader(io.BufferedReader(io.BytesIO(data)), len(data))) == len(data))
 
     @cost(f"wsgi.input, validated, by {how}: n lines", MANY)
@@ -330,7 +330,7 @@ def _file_wrapper(twin: Twin, n: int) -> Work:
 def output_costs(shape: str, make: Callable[[int], list[bytes]]) -> None:
     @cost(f"output to a slow client: {shape}", BODY)
     def prepare(twin: Twin, n: int) -> Work:
-        output_class, pieces = twin["_server.output"].Output, make(n)
+        output_class, pieces = twin["_events.output"].Output, make(n)
         transport = SimpleNamespace(send=lambda sock, data: min(len(data), 4096), send_file=None)
 
         def work() -> None:
@@ -353,7 +353,7 @@ output_costs("n octets in pieces of 512", lambda n: [bytes(512)] * (n // 512))
 def proxy_costs(shape: str, fields: tuple[str, ...], make: Callable[[int], bytes]) -> None:
     @cost(f"proxies: {shape}", MANY)
     def prepare(twin: Twin, n: int) -> Work:
-        backend, proxies = twin["_backend"], twin["_serve.proxies"].Proxies(["10.0.0.0/8"], fields)
+        backend, proxies = twin["_backend"], twin["_service.proxies"].Proxies(["10.0.0.0/8"], fields)
         data = START + make(n) + b"\r\n"
         base = {"REMOTE_ADDR": "10.0.0.1", "REMOTE_PORT": "1", "wsgi.url_scheme": "http"}
 
@@ -384,7 +384,7 @@ def log_costs(kind: str) -> None:
             client_address=("127.0.0.1", 1), command="GET", request_version="HTTP/1.1",
             requestline="GET /" + '"' * n + " HTTP/1.1", _head=twin["_backend"].parse_head(data, NO_LIMIT),
         )  # fmt: skip
-        log = twin["_serve.access_log"].AccessLog(kind, io.StringIO())
+        log = twin["_service.access_log"].AccessLog(kind, io.StringIO())
         return lambda: log.line(request, "200", 1, 0.1)
 
 

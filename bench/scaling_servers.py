@@ -44,10 +44,10 @@ OPTIONS: dict[str, Any] = {
 
 def serve(options: dict[str, Any]) -> None:
     """Serve until SIGTERM; then print the CPU seconds that stopping has taken."""
-    from fastwsgi._serve.options import Options
-    from fastwsgi._serve.run import listen
-    from fastwsgi._serve.service import Service
-    from fastwsgi._server import connection
+    from fastwsgi._events import connection
+    from fastwsgi._service.options import Options
+    from fastwsgi._service.run import listen
+    from fastwsgi._service.service import Service
     from fastwsgi.headers import Headers
 
     fill_memory(Headers)

@@ -11,13 +11,13 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from fastwsgi._serve.options import GROUPS, OPTIONS, default_text, flag, variable
-from fastwsgi._server.settings import Settings
+from fastwsgi._http.settings import Settings
+from fastwsgi._service.options import GROUPS, OPTIONS, default_text, flag, variable
 
 PAGE = Path(__file__).with_name("settings.md")
 
 HEAD = """\
-<!-- Made by "python -m docs.settings_reference" from fastwsgi/_serve/options.py and _server/settings.py. -->
+<!-- Made by "python -m docs.settings_reference" from fastwsgi/_service/options.py and _http/settings.py. -->
 # Settings
 
 All settings of `fastwsgi.serve()` and `python -m fastwsgi`. Each has three names that are held to the same rule: a

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack  # typing has it from 3.11; type checkers bring this one along
 
-    from ._serve.keywords import Keywords
+    from ._service.keywords import Keywords
     from .types import WSGIApplication
 
 __all__ = ["__version__", "implementation", "install", "serve", "uninstall"]
@@ -40,6 +40,6 @@ def serve(
 
     Raises TypeError for an unknown option, ValueError for a value that can't be, OSError if a socket can't be opened.
     """
-    from ._serve.serve import serve as _serve
+    from ._service.start import serve as _serve
 
     _serve(app, bind=bind, threads=threads, **options)

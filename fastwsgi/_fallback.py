@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import unquote
 
-from ._grammar import (
+from ._http.grammar import (
     FIELD_SECTION,
     HOP_BY_HOP,
     KNOWN_FIELDS,

@@ -242,7 +242,7 @@ cdef dict stock_environ(object handler, Stock known):
 
 
 # A block over this many octets is written by itself: a second system call costs less than the copy. The number is that
-# of _server/gather.py.
+# of _http/gather.py.
 cdef enum:
     LARGE_BLOCK = 65536
 

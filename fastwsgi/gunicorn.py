@@ -29,9 +29,9 @@ import gunicorn.sock
 from gunicorn import glogging
 from gunicorn.workers import base
 
-from ._serve.options import OPTIONS, Options
-from ._serve.run import speaking_tls
-from ._serve.service import Service
+from ._service.options import OPTIONS, Options
+from ._service.run import speaking_tls
+from ._service.service import Service
 
 # What an application has, in seconds, from SIGQUIT to the end of its process.
 _QUICK = 1

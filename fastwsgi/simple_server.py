@@ -22,10 +22,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._backend import RequestHead, build_environ, parse_head, parse_request_line
-from ._grammar import BadRequest
-from ._server.gather import GatheringStream
-from ._server.head_reader import read_field_section
-from ._server.hooks import (
+from ._events.socket_kinds import accepts_plainly, is_tls
+from ._http.framing import Framing, check_head, is_persistent
+from ._http.gather import GatheringStream
+from ._http.grammar import BadRequest
+from ._http.head_reader import read_field_section
+from ._wsgiref.hooks import (
     ENVIRON_HOOKS,
     HANDLER_HOOKS,
     LOG_HOOKS,
@@ -36,14 +38,12 @@ from ._server.hooks import (
     sets,
     stock,
 )
-from ._server.request import Framing, check_head, is_persistent
-from ._server.socket_kinds import accepts_plainly, is_tls
 from .handlers import BaseHandler, SimpleHandler, error_stream
 
 if TYPE_CHECKING:
-    from ._server.inside import Inside
-    from ._server.loop import Loop
-    from ._server.settings import Settings
+    from ._events.loop import Loop
+    from ._http.settings import Settings
+    from ._wsgiref.event_path import Inside
     from .types import ErrorStream, StartResponse, WSGIApplication, WSGIEnvironment
 
 __all__ = ["WSGIRequestHandler", "WSGIServer", "demo_app", "explain", "make_server"]
@@ -81,7 +81,7 @@ class ServerHandler(SimpleHandler):
 @functools.cache
 def _default_settings() -> Settings:
     """The default settings, loaded when they are first asked for."""
-    from ._server.settings import Settings
+    from ._http.settings import Settings
 
     return Settings()
 
@@ -121,7 +121,7 @@ class WSGIServer(HTTPServer):
         if self.address_family == socket.AF_INET and isinstance(host, str) and ":" in host:
             self.address_family = socket.AF_INET6
         # By now, and not when serving begins: a program may have given up the right to read it by then.
-        from ._server import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        from ._wsgiref import event_path  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
         super().__init__(server_address, RequestHandlerClass, bind_and_activate)
 
@@ -379,13 +379,13 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         """The stream for ``wsgi.input``: it ends where the request does."""
         length = self._framing.length
         if length is None:
-            from ._server.body import read_chunked
+            from ._http.body import read_chunked
 
             body, length = read_chunked(self.rfile, self._settings)
             _set_chunked_length(environ, length)
             return body
         if length:
-            from ._server.body import BodyReader
+            from ._http.body import BodyReader
 
             return BodyReader(self.rfile, length)
         return io.BytesIO() if self._is_on_socket() else contextlib.nullcontext(self.rfile)
@@ -565,9 +565,9 @@ def explain(server: WSGIServer) -> Explanation:
 
 def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -> Inside:
     """The inside of a server that nothing forbids to be event-driven; loop: None for a new one of one thread."""
-    from ._server.inside import Inside, response_of
-    from ._server.loop import Loop
-    from ._server.server import EventServer
+    from ._events.event_server import EventServer
+    from ._events.loop import Loop
+    from ._wsgiref.event_path import Inside, response_of
 
     handler_class: Any = server.RequestHandlerClass
     # Both say 1.0 unless somebody has set them: who did, gets it.

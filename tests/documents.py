@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fastwsgi._serve import options
-from fastwsgi._serve.access_log import AccessLog
-from fastwsgi._serve.bind import parse_bind
-from fastwsgi._serve.cli import main
-from fastwsgi._serve.proxies import Proxies
+from fastwsgi._service import options
+from fastwsgi._service.access_log import AccessLog
+from fastwsgi._service.bind import parse_bind
+from fastwsgi._service.cli import main
+from fastwsgi._service.proxies import Proxies
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "bench" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

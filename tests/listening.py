@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastwsgi._serve.bind import Listener, open_listeners
+from fastwsgi._service.bind import Listener, open_listeners
 
 needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="unix sockets")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that share sockets")

@@ -21,9 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastwsgi._backend import parse_head
-from fastwsgi._serve import access_log
-from fastwsgi._serve.access_log import COMBINED, COMMON, AccessLog, LogFile
-from fastwsgi._server.request import Framing
+from fastwsgi._http.framing import Framing
+from fastwsgi._service import access_log
+from fastwsgi._service.access_log import COMBINED, COMMON, AccessLog, LogFile
 from fastwsgi.simple_server import WSGIRequestHandler
 
 HEAD = (
@@ -518,7 +518,7 @@ def test_threads_lose_nothing_while_the_file_is_rotated(path: Path, file: LogFil
 
 WRITER = """
 import sys
-from fastwsgi._serve.access_log import LogFile
+from fastwsgi._service.access_log import LogFile
 file = LogFile(sys.argv[1])
 sys.stdin.read(1)
 for number in range(300):

@@ -55,7 +55,7 @@ def test_the_compiled_wheel_has_the_package_and_an_extension_that_shows_nothing_
     assert wrong(wheel, source_files()) == []
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    assert {"fastwsgi/py.typed", "fastwsgi/_server/loop.py", "fastwsgi/_serve/cli.py"} <= names
+    assert {"fastwsgi/py.typed", "fastwsgi/_events/loop.py", "fastwsgi/_service/cli.py"} <= names
     assert not [name for name in names if name.endswith((".c", ".pyx", ".pxi")) or name.startswith("tests")]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fastwsgi._serve import bind
-from fastwsgi._serve.bind import Address, Inherited, TcpAddress, UnixAddress, open_listeners, parse_bind
+from fastwsgi._service import bind
+from fastwsgi._service.bind import Address, Inherited, TcpAddress, UnixAddress, open_listeners, parse_bind
 from listening import TIMEOUT, answers, opened
 
 try:

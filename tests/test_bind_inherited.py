@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fastwsgi._serve.bind import notify_systemd, open_listeners
+from fastwsgi._service.bind import notify_systemd, open_listeners
 from listening import TIMEOUT, answers, needs_fork, needs_unix, opened
 
 
@@ -100,7 +100,7 @@ def test_fd_twice(inherited: socket.socket) -> None:
 # What systemd does: descriptors from 3 on, and the number of the process that they are for.
 UNDER_SYSTEMD = """
 import fcntl, json, os, sys
-import fastwsgi._serve.bind as bind
+import fastwsgi._service.bind as bind
 
 variables, binds, fds = map(json.loads, sys.argv[1:])
 copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 50) for fd in fds]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fastwsgi._serve.bind import open_listeners
+from fastwsgi._service.bind import open_listeners
 from listening import TIMEOUT, answers, left_over, may_fork_beside_threads, needs_fork, needs_unix, opened
 
 pytestmark = needs_unix

@@ -21,7 +21,7 @@ import pytest
 
 from documents import ROOT, Block, Command, accepted, blocks, commands, text_of, without_blocks
 from event_servers import CERTIFICATE
-from fastwsgi._serve import options
+from fastwsgi._service import options
 from fastwsgi.bench import cli as bench
 from services import over_unix, service, site_directory
 from serving import TIMEOUT, fetch, program_environment, program_path, running

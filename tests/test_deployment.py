@@ -22,7 +22,7 @@ import pytest
 
 from documents import ROOT, accepted, text_of
 from event_servers import CERTIFICATE
-from fastwsgi._serve import options
+from fastwsgi._service import options
 from serving import TIMEOUT, Address, Answer, fetch, program_environment, program_path
 
 DEPLOY = ROOT / "examples" / "deploy"

@@ -18,8 +18,8 @@ import pytest
 import fastwsgi
 from documents import DOCUMENTS, NAMES, ROOT, text_of, without_blocks
 from fastwsgi import handlers, simple_server
-from fastwsgi._serve import options
-from fastwsgi._server.settings import Settings
+from fastwsgi._http.settings import Settings
+from fastwsgi._service import options
 from fastwsgi.bench import cli as bench
 
 DOCS = ROOT / "docs"

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-import fastwsgi._server.loop as loop_module
+import fastwsgi._events.loop as loop_module
 from event_servers import (
     ALL_KINDS,
     BLOCK,
@@ -37,7 +37,7 @@ from event_servers import (
     starting,
 )
 from fastwsgi import simple_server
-from fastwsgi._server.poller import READ, LeaderPoller
+from fastwsgi._events.poller import READ, LeaderPoller
 from serving import exchange, serving
 
 start = pytest.fixture(params=ALL_KINDS)(starting)

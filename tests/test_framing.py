@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastwsgi._grammar import BadRequest
-from fastwsgi._server.body import BodyReader, IncompleteBodyError, read_chunked
-from fastwsgi._server.chunked import ChunkedBody
-from fastwsgi._server.request import Framing, check_head
-from fastwsgi._server.settings import Settings
+from fastwsgi._http.body import BodyReader, IncompleteBodyError, read_chunked
+from fastwsgi._http.chunked import ChunkedBody
+from fastwsgi._http.framing import Framing, check_head
+from fastwsgi._http.grammar import BadRequest
+from fastwsgi._http.settings import Settings
 from serving import Address, serving
 from test_simple_server import send
 

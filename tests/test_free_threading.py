@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-import fastwsgi._server.server
+import fastwsgi._events.event_server
 from event_servers import THREADED_KINDS, Client, event_server
 from fastwsgi._backend import FileWrapper, Headers
 from fastwsgi.handlers import SimpleHandler
@@ -282,7 +282,7 @@ FIELDS = [("Content-Type", "text/plain"), ("Content-Length", str(sum(map(len, RE
 @pytest.mark.parametrize("kind", THREADED_KINDS)
 def test_no_request_is_told_of_another(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that repeat themselves, of whom only one can be remembered at a time."""
-    monkeypatch.setattr(fastwsgi._server.server, "MEMOS", 1)
+    monkeypatch.setattr(fastwsgi._events.event_server, "MEMOS", 1)
 
     def tell(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         if environ["PATH_INFO"] == "/shared":

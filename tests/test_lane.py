@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from event_servers import returning
 from fastwsgi import simple_server
-from fastwsgi._server.connection import Connection
-from fastwsgi._server.loop import SharedLoop
+from fastwsgi._events.connection import Connection
+from fastwsgi._events.loop import SharedLoop
 from fastwsgi.simple_server import ServerHandler, WSGIRequestHandler, make_server
 from fastwsgi.validate import validator
 from generated import examples
@@ -401,7 +401,7 @@ def test_any_requests_one_after_the_other(pair: Pair, requests: list[bytes], app
 def general_requests(server: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list to which the target of each request is added that the general path takes."""
     targets: list[str] = []
-    from fastwsgi._server.connection import Connection
+    from fastwsgi._events.connection import Connection
 
     take = Connection._take_head
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fastwsgi._serve.load import LoadError, load_application
+from fastwsgi._service.load import LoadError, load_application
 
 Write = Callable[..., Path]
 

@@ -36,7 +36,7 @@ from event_servers import (
     starting,
 )
 from fastwsgi import simple_server
-from fastwsgi._server.response import Response
+from fastwsgi._events.response import Response
 from fastwsgi.handlers import SimpleHandler
 from serving import exchange, serving, wait_until
 

@@ -16,8 +16,9 @@ from typing import Any, get_type_hints
 import pytest
 
 import fastwsgi
-from fastwsgi._serve.keywords import Keywords
-from fastwsgi._serve.options import (
+from fastwsgi._http.settings import Settings
+from fastwsgi._service.keywords import Keywords
+from fastwsgi._service.options import (
     GROUPS,
     OPTIONS,
     Options,
@@ -30,7 +31,6 @@ from fastwsgi._serve.options import (
     origins,
     variable,
 )
-from fastwsgi._server.settings import Settings
 
 NUMBERS = [name for name, option in OPTIONS.items() if option.metadata["between"] is not None]
 

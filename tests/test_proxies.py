@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastwsgi._backend import build_environ, parse_head
-from fastwsgi._serve.proxies import FIELDS, USUAL_FIELDS, Proxies
+from fastwsgi._service.proxies import FIELDS, USUAL_FIELDS, Proxies
 from fastwsgi.util import request_uri
 
 PROXY = "10.0.0.1"

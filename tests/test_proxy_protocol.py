@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastwsgi._grammar import BadRequest
-from fastwsgi._server.proxy_protocol import ProxyHeader
+from fastwsgi._events.proxy_protocol import ProxyHeader
+from fastwsgi._http.grammar import BadRequest
 
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
 V4 = bytes([192, 0, 2, 1, 10, 0, 0, 1]) + (56324).to_bytes(2, "big") + (443).to_bytes(2, "big")

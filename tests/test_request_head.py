@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastwsgi._grammar import BadRequest
+from fastwsgi._http.grammar import BadRequest
 
 LINE = b"GET / HTTP/1.1\r\n"
 
@@ -222,7 +222,7 @@ def test_what_is_no_head(twin: Any, head: Any) -> None:
 
 def test_keys_are_exact(twin: Any) -> None:
     """The table of known names confuses none of them, whatever the case."""
-    from fastwsgi._grammar import KNOWN_FIELDS, environ_key
+    from fastwsgi._http.grammar import KNOWN_FIELDS, environ_key
 
     for name in KNOWN_FIELDS:
         for spelling in (name, name.lower(), name.upper(), name + "x", name[:-1] + "-"):
@@ -231,7 +231,7 @@ def test_keys_are_exact(twin: Any) -> None:
 
 
 def test_keys_of_names_of_any_token_characters(twin: Any) -> None:
-    from fastwsgi._grammar import environ_key
+    from fastwsgi._http.grammar import environ_key
 
     tokens = "!#$%&'*+-.^`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
     for size in range(1, len(tokens) + 1):

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from fastwsgi._grammar import AUTHORITY, BadRequest
-from fastwsgi._server.connection import ANSWER, HEAD
-from fastwsgi._server.loop import Loop
-from fastwsgi._server.request import check_head
-from fastwsgi._server.settings import Settings
+from fastwsgi._events.connection import ANSWER, HEAD
+from fastwsgi._events.loop import Loop
+from fastwsgi._http.framing import check_head
+from fastwsgi._http.grammar import AUTHORITY, BadRequest
+from fastwsgi._http.settings import Settings
 from fastwsgi.handlers import SimpleHandler
 
 LINE = b"GET / HTTP/1.1\r\n"

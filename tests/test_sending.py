@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from event_servers import ALL_KINDS, BLOCK, GET, OLD, Client, returning, starting
-from fastwsgi._server.poller import WRITE, wait_for
+from fastwsgi._events.poller import WRITE, wait_for
 
 start = pytest.fixture(params=ALL_KINDS)(starting)
 

@@ -90,7 +90,7 @@ class Hiding:
             raise ModuleNotFoundError("No module named " + repr(name), name=name)
 
 sys.meta_path.insert(0, Hiding())
-from fastwsgi._serve.cli import main
+from fastwsgi._service.cli import main
 sys.exit(main())
 """
 

@@ -20,9 +20,10 @@ import pytest
 
 from event_servers import ALL_KINDS, GET, KINDS, TIMEOUT, Client, Running, event_server, starting
 from fastwsgi import _backend
-from fastwsgi._server import body, connection, output, response
-from fastwsgi._server.body import IncomingBody
-from fastwsgi._server.settings import Settings
+from fastwsgi._events import connection, output, response
+from fastwsgi._http import body
+from fastwsgi._http.body import IncomingBody
+from fastwsgi._http.settings import Settings
 from fastwsgi.simple_server import WSGIRequestHandler
 from serving import Address, Program, program_environment, running, wait_until
 

@@ -51,7 +51,7 @@ def test_simple_server_loads_what_wsgirefs_does_of_the_heavy_and_no_more() -> No
 
 # What a server needs and an import doesn't. logging, dataclasses (with inspect) and tempfile alone cost a quarter of
 # what all of wsgiref does.
-OF_SERVERS = {"_server.loop", "_server.server", "_server.connection", "_server.settings", "_server.body"}
+OF_SERVERS = {"_events.loop", "_events.event_server", "_events.connection", "_http.settings", "_http.body"}
 FOR_SERVERS = {f"fastwsgi.{name}" for name in OF_SERVERS} | {"dataclasses", "inspect", "logging", "tempfile"}
 
 
@@ -120,7 +120,7 @@ def test_install_loads_no_more_than_simple_server() -> None:
 
 
 def test_the_command_line_loads_no_extra_before_it_is_asked_for() -> None:
-    assert not {"asyncio", "gunicorn", "multiprocessing", "watchfiles"} & loaded("import fastwsgi._serve.cli")
+    assert not {"asyncio", "gunicorn", "multiprocessing", "watchfiles"} & loaded("import fastwsgi._service.cli")
 
 
 def test_serve_is_loaded_when_it_is_called() -> None:

@@ -69,8 +69,9 @@ def test_the_compiled_twin_is_what_its_types_say(tmp_path: Path) -> None:
     package = tmp_path / "fastwsgi"
     package.mkdir()
     (package / "__init__.py").touch()
-    for name in ("_grammar", "types", "_fallback"):
-        shutil.copy(ROOT / "fastwsgi" / f"{name}.py", package)
+    (package / "_http").mkdir()
+    for name in ("_http/__init__", "_http/grammar", "types", "_fallback"):
+        shutil.copy(ROOT / "fastwsgi" / f"{name}.py", package / f"{name}.py")
     shutil.copy(package / "_fallback.py", package / "_speedups.py")
     (tmp_path / "extra.txt").write_text(EXTRA, encoding="utf-8")
     working = tmp_path / "working"

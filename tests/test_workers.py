@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from event_servers import CERTIFICATE, Client, CutShortError
-from fastwsgi._serve.options import Options
+from fastwsgi._service.options import Options
 from fastwsgi.simple_server import demo_app
 from serving import TIMEOUT, Address, exchange, fetch, handles, program_environment, wait_until
 from workers import Workers, gunicorn, has_ended, our_workers, site_environment, wait_for_end
@@ -414,7 +414,7 @@ class Finder(PathFinder):
         return None if name == "gunicorn" else super().find_spec(name, *args)
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
-from fastwsgi._serve.cli import main
+from fastwsgi._service.cli import main
 sys.exit(main())
 """
 

@@ -13,7 +13,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastwsgi._backend import RequestHead
-from fastwsgi._grammar import AUTHORITY, TCHAR, BadRequest, is_content_length
+
+from .grammar import AUTHORITY, TCHAR, BadRequest, is_content_length
 
 if TYPE_CHECKING:
     from .settings import Settings

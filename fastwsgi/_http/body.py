@@ -9,9 +9,8 @@ from __future__ import annotations
 import io
 from typing import IO, TYPE_CHECKING, Any
 
-from fastwsgi._grammar import BadRequest
-
 from .chunked import ChunkedBody
+from .grammar import BadRequest
 from .spool import discard, no_room, spool_file
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass
 from typing import Any
 
-from fastwsgi._server.settings import Settings, setting
+from fastwsgi._http.settings import Settings, setting
 
 from .proxies import USUAL_FIELDS
 

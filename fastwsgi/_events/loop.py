@@ -20,9 +20,9 @@ from .poller import READ, URGENT, WakeUp, make_poller, make_shared_poller
 
 if TYPE_CHECKING:
     from fastwsgi._backend import FastLane
+    from fastwsgi._http.settings import Settings
 
-    from .server import EventServer
-    from .settings import Settings
+    from .event_server import EventServer
 
 # So many connections are accepted before those that are there have their turn.
 _ACCEPTED_AT_ONCE = 64

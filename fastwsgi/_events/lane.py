@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from fastwsgi._backend import FastLane, Headers, RequestHead
+from fastwsgi._http.framing import Framing
 
-from .request import Framing
 from .response import Response
 
 #: How many connections have a memo at a time; ten thousand idle ones cost no more.

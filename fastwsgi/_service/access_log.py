@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
-from fastwsgi._grammar import split_target
+from fastwsgi._http.grammar import split_target
 
 from .error_log import report
 

@@ -7,7 +7,7 @@ import errno
 import tempfile
 from typing import IO, Any
 
-from fastwsgi._grammar import BadRequest
+from .grammar import BadRequest
 
 # What a disk, a quota or a limit on the size of files says when it has no room left.
 _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}

@@ -11,7 +11,7 @@ import re
 import socket
 import struct
 
-from fastwsgi._grammar import BadRequest
+from fastwsgi._http.grammar import BadRequest
 
 # Section 2.1: one line, of which no sender needs more octets than these, with its end.
 _LONGEST_LINE = 107

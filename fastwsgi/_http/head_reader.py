@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fastwsgi._backend import find_head_end
-from fastwsgi._grammar import BadRequest
+
+from .grammar import BadRequest
 
 
 def read_field_section(stream: Any, limit: int) -> bytes:

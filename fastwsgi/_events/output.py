@@ -6,7 +6,8 @@ import os
 from collections import deque
 from typing import Any, cast
 
-from .spool import discard, spool_file
+from fastwsgi._http.spool import discard, spool_file
+
 from .transport import Transport
 
 _BLOCK = 65536

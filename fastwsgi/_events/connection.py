@@ -27,21 +27,21 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import Channel, find_head_end, parse_head, parse_request_line
-from fastwsgi._grammar import BadRequest
+from fastwsgi._http.body import IncomingBody
+from fastwsgi._http.framing import check_head
+from fastwsgi._http.grammar import BadRequest
 
-from .body import IncomingBody
 from .output import FileError, FileRange, Output
 from .poller import READ, WRITE, wait_for
 from .proxy_protocol import ProxyHeader
-from .request import check_head
 from .transport import PLAIN, Transport, is_departure
 
 if TYPE_CHECKING:
     from fastwsgi._backend import FastLane
+    from fastwsgi._http.settings import Settings
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
     from .response import Response
-    from .settings import Settings
 
 PROXY, HANDSHAKE, HEAD, BODY, ANSWER, LINGER, CLOSED = range(7)
 

@@ -15,16 +15,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import FastLane, load_pure
-from fastwsgi._grammar import BadRequest
+from fastwsgi._http.grammar import BadRequest
+from fastwsgi._http.settings import Settings
+from fastwsgi._http.spool import find_directory
 from fastwsgi.handlers import error_stream
 
 from .connection import Connection
 from .connection import Loop as ConnectionLoop
 from .lane import MEMOS, teach
 from .response import Response
-from .settings import Settings
 from .socket_kinds import is_tls
-from .spool import find_directory
 from .transport import PLAIN, TLS, is_departure
 
 if TYPE_CHECKING:

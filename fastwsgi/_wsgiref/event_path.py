@@ -10,11 +10,10 @@ import http.server
 import traceback  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from typing import NamedTuple
 
+from fastwsgi._events.event_server import EventServer
+from fastwsgi._events.loop import Loop
+from fastwsgi._events.response import Response
 from fastwsgi.handlers import SimpleHandler
-
-from .loop import Loop
-from .response import Response
-from .server import EventServer
 
 # What logs need is imported lazily from 3.15, and traceback by a failing application: while that may still be done.
 getattr(http.server, "_colorize", None)

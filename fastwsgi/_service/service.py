@@ -14,11 +14,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import build_environ
-from fastwsgi._server.loop import Loop, SharedLoop
-from fastwsgi._server.poller import READ, WakeUp, wait_for
-from fastwsgi._server.response import Response
-from fastwsgi._server.server import EventServer
-from fastwsgi._server.socket_kinds import is_tls
+from fastwsgi._events.event_server import EventServer
+from fastwsgi._events.loop import Loop, SharedLoop
+from fastwsgi._events.poller import READ, WakeUp, wait_for
+from fastwsgi._events.response import Response
+from fastwsgi._events.socket_kinds import is_tls
 from fastwsgi._version import __version__
 from fastwsgi.simple_server import ServerHandler, WSGIRequestHandler
 

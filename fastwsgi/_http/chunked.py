@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fastwsgi._grammar import FIELD_VALUE, TCHAR, BadRequest
+from .grammar import FIELD_VALUE, TCHAR, BadRequest
 
 if TYPE_CHECKING:
     from .settings import Settings

@@ -29,7 +29,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
-from fastwsgi._grammar import AUTHORITY, FIELD_VALUE, TCHAR
+from fastwsgi._http.grammar import AUTHORITY, FIELD_VALUE, TCHAR
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIEnvironment

@@ -20,12 +20,12 @@ from time import sleep
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import FileWrapper
-from fastwsgi._grammar import is_content_length
+from fastwsgi._http.gather import gathered
+from fastwsgi._http.grammar import is_content_length
+from fastwsgi._http.spool import discard
 from fastwsgi.handlers import SimpleHandler
 
-from .gather import gathered
 from .output import FileRange
-from .spool import discard
 
 if TYPE_CHECKING:
     from fastwsgi.handlers import ExcInfo

@@ -1,0 +1,1 @@
+"""Sockets and time: the event-driven server, which both faces stand on."""

@@ -1,1 +1,0 @@
-"""The production face of the event-driven server: ``fastwsgi.serve()`` and ``python -m fastwsgi``; private."""

@@ -1,0 +1,1 @@
+"""The production face: serve(), the command line, and what they need."""
