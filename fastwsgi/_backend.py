@@ -1,14 +1,14 @@
 """The only chooser between the twins: everyone else imports their names from here.
 
-``FASTWSGI_PURE=1`` asks for the pure twin. Only an extension that isn't there makes us fall back to
-it; one that is there and can't be loaded raises.
+``FASTWSGI_PURE=1`` asks for the pure twin. Only a missing extension makes us fall back to it; one that is there and
+can't be loaded raises.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 _compiled = False
 if TYPE_CHECKING or os.environ.get("FASTWSGI_PURE", "") not in ("", "0") or sys.implementation.name != "cpython":
@@ -16,12 +16,9 @@ if TYPE_CHECKING or os.environ.get("FASTWSGI_PURE", "") not in ("", "0") or sys.
 else:
     try:
         from ._speedups import (
-            Channel,
-            FastLane,
             FileWrapper,
             Headers,
-            RequestHead,
-            SharedEpoll,
+            Request,
             build_environ,
             check_fields,
             check_status,
@@ -30,12 +27,9 @@ else:
             format_date_time,
             format_fields,
             format_preamble,
-            hand_out,
             is_hop_by_hop,
-            load_pure,
             parse_head,
             parse_request_line,
-            run_stock,
         )
 
         _compiled = True
@@ -45,12 +39,9 @@ else:
 
 if TYPE_CHECKING or not _compiled:
     from ._fallback import (
-        Channel,
-        FastLane,
         FileWrapper,
         Headers,
-        RequestHead,
-        SharedEpoll,
+        Request,
         build_environ,
         check_fields,
         check_status,
@@ -59,24 +50,28 @@ if TYPE_CHECKING or not _compiled:
         format_date_time,
         format_fields,
         format_preamble,
-        hand_out,
         is_hop_by_hop,
-        load_pure,
         parse_head,
         parse_request_line,
-        run_stock,
     )
 
 implementation: str = "compiled" if _compiled else "pure"
 """Which twin runs: ``"compiled"`` or ``"pure"``."""
 
+accelerator: Any = sys.modules[f"{__package__}._speedups"] if _compiled else None
+"""The compiled short cuts that have no twin, because general code does the same; None where there are none."""
+
+
+def load_pure() -> None:
+    """Load the pure twin now. The compiled one loads it for the first unusual case, and that may be too late."""
+    from . import _fallback  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+
 __all__ = [
-    "Channel",
-    "FastLane",
     "FileWrapper",
     "Headers",
-    "RequestHead",
-    "SharedEpoll",
+    "Request",
+    "accelerator",
     "build_environ",
     "check_fields",
     "check_status",
@@ -85,11 +80,9 @@ __all__ = [
     "format_date_time",
     "format_fields",
     "format_preamble",
-    "hand_out",
     "implementation",
     "is_hop_by_hop",
     "load_pure",
     "parse_head",
     "parse_request_line",
-    "run_stock",
 ]

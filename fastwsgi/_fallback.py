@@ -8,7 +8,6 @@ is written once. Policy (limits, hooks, what to do about an error) is in neither
 from __future__ import annotations
 
 import re
-import select
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -32,6 +31,8 @@ from ._http.grammar import (
 )
 
 if TYPE_CHECKING:
+    import socket
+
     from .types import _Readable
 
 _NAME_FORBIDDEN = re.compile(NAME_FORBIDDEN)
@@ -345,24 +346,6 @@ class FileWrapper:
         raise StopIteration
 
 
-# ---- handlers: the short cut through methods that nobody overrides -----------------------------------
-
-
-def run_stock(
-    handler: Any, application: Callable[..., Any], stock: dict[str, Callable[..., Any] | None]
-) -> bool:
-    """Do what BaseHandler.run does before it handles errors, if no hook of a SimpleHandler is overridden.
-
-    stock: SimpleHandler's hooks by name (close(), _write() and _flush() may differ in a class), and None
-    for names that may have another value in a class; an instance may have none of them.
-
-    An answer of one block is sent in one piece; whatever else the application does is handed over to the
-    handler's methods in mid-course. Returns False, with nothing done, if a hook is overridden. So does
-    this twin always: it gains nothing by the short cut.
-    """
-    return False
-
-
 # ---- request: head, environ --------------------------------------------------------------------------
 
 def find_head_end(data: bytes | bytearray, start: int = 0) -> int:
@@ -382,30 +365,79 @@ def find_head_end(data: bytes | bytearray, start: int = 0) -> int:
     return lf + 2 if lf >= 0 else crlf + 3 if crlf >= 0 else -1
 
 
-class RequestHead:
-    """A parsed request head: the request line's parts, and the fields as (name, value) str tuples.
+# The fields that say how a request is framed, by their places in what framing_fields() returns.
+_FRAMING_PLACES = {"host": 0, "content-length": 1, "transfer-encoding": 2, "expect": 3, "connection": 4}
 
-    Text is Latin-1, one character an octet, as PEP 3333 wants it ("Unicode Issues").
+
+class Request:
+    """A request: its head as it was received, what that says, and whose it is.
+
+    method, target, version: str, the parts of the request line; the first two are "" if it couldn't be parsed.
+    fields: list of (name, value) str tuples, in the order received. raw: bytes, the whole head with its empty line, or
+    of a head that couldn't be parsed the request line; b"" for a request that wasn't received.
+
+    Text is Latin-1, one character an octet, as PEP 3333 wants it ("Unicode Issues"). The parser sets what the head
+    says; ``frame_request()`` sets ``length``, ``expects_continue`` and ``is_persistent``; the connection sets the rest.
     """
 
-    __slots__ = ("_values", "fields", "method", "target", "version")
+    __slots__ = (
+        "_values", "adapter", "address", "began", "client", "environ", "expects_continue", "fields", "is_persistent",
+        "is_tls", "length", "method", "raw", "sock", "target", "version",
+    )  # fmt: skip
 
-    def __init__(self, method: str, target: str, version: str, fields: list[tuple[str, str]]) -> None:
+    def __init__(
+        self, method: str, target: str, version: str, fields: list[tuple[str, str]], raw: bytes = b""
+    ) -> None:
         self.method = method
         self.target = target
         self.version = version
         self.fields = fields
-        self._values: dict[str, list[str]] = {}
+        self.raw = raw
+        #: Octets of the body; None: it's chunked.
+        self.length: int | None = 0
+        #: Whether the client waits for 100 (Continue) before it sends the body.
+        self.expects_continue = False
+        #: Whether the client lets the connection stay open after this request.
+        self.is_persistent = False
+        #: The client's address and port as an environ has them: of the connection, or as a trusted proxy tells.
+        self.client: tuple[str, str] = ("", "")
+        #: When the whole head was there, by ``time.monotonic()``; 0.0 if nobody wants to know.
+        self.began = 0.0
+        #: Whether it came over TLS.
+        self.is_tls = False
+        #: The client's socket, and its address as the socket names it.
+        self.sock: socket.socket | None = None
+        self.address: Any = None
+        #: The environ that the application was called with, once it was made.
+        self.environ: dict[str, Any] | None = None
+        #: What a face of the server has made around it, such as a request handler.
+        self.adapter: Any = None
+        self._values: dict[str, list[str]] | None = None
+
+    @property
+    def line(self) -> str:
+        """The request line as it was received, without its end."""
+        line, _, _ = self.raw.partition(b"\n")
+        return line.decode("iso-8859-1").rstrip("\r")
 
     def get_all(self, name: str) -> list[str]:
         """All values of a field, in the order received."""
         values = self._values
-        if not values:  # at the first look-up, since there are several: by name, in lower case
+        if values is None:  # at the first look-up, since there are several: by name, in lower case
             values = {}
             for field_name, value in self.fields:
                 values.setdefault(field_name.lower(), []).append(value)
             self._values = values  # whole, for another thread may look
         return values.get(name.lower(), [])
+
+    def framing_fields(self) -> tuple[list[str], list[str], list[str], list[str], list[str]]:
+        """All values of Host, Content-Length, Transfer-Encoding, Expect and Connection, in this order."""
+        found: tuple[list[str], list[str], list[str], list[str], list[str]] = ([], [], [], [], [])
+        for name, value in self.fields:
+            place = _FRAMING_PLACES.get(name.lower())
+            if place is not None:
+                found[place].append(value)
+        return found
 
 
 def parse_request_line(data: bytes, max_line: int = 8190, tolerant: bool = False) -> tuple[str, str, str]:
@@ -424,7 +456,7 @@ def parse_request_line(data: bytes, max_line: int = 8190, tolerant: bool = False
     return method, target, version
 
 
-def parse_head(data: bytes, max_line: int = 8190, max_fields: int = 100, tolerant: bool = False) -> RequestHead:
+def parse_head(data: bytes, max_line: int = 8190, max_fields: int = 100, tolerant: bool = False) -> Request:
     """Parse a whole request head: request line, field lines, empty line, and nothing behind it.
 
     max_line, tolerant: as for parse_request_line, and a tolerant head may end with its request line.
@@ -443,7 +475,7 @@ def parse_head(data: bytes, max_line: int = 8190, max_fields: int = 100, toleran
         fields.append((name, value.strip(" \t\r")))
     if len(fields) > max_fields:
         raise BadRequest(431, "Too many header fields")
-    return RequestHead(method, target, version, fields)
+    return Request(method, target, version, fields, data)
 
 
 def _bad_request_line(line: str, max_line: int) -> BadRequest:
@@ -486,7 +518,7 @@ _ENVIRON_KEYS = {
 }
 
 
-def build_environ(base: dict[str, Any], head: RequestHead) -> dict[str, Any]:
+def build_environ(base: dict[str, Any], head: Request) -> dict[str, Any]:
     """Build the request's part of a WSGI environ (PEP 3333, "environ Variables") on a copy of base.
 
     Sets REQUEST_METHOD, SERVER_PROTOCOL, REQUEST_URI, PATH_INFO, QUERY_STRING, and CONTENT_TYPE,
@@ -529,131 +561,3 @@ def build_environ(base: dict[str, Any], head: RequestHead) -> dict[str, Any]:
     if authority is not None:
         environ["HTTP_HOST"] = authority
     return environ
-
-
-# ---- connections: the short cut for whole requests ---------------------------------------------------
-
-
-class SharedEpoll:
-    """An epoll that several threads wait on: each event goes to one of them. Linux only.
-
-    What was reported, isn't reported again until it changes, or is armed again.
-    """
-
-    #: Whether a change is reported without arming.
-    reports_changes = True
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-
-    def arm(self, fd: int, events: int, is_new: bool = False) -> None:
-        """Have a descriptor reported when it is ready, now or later, for READ (1), WRITE (4) or both."""
-        (self._epoll.register if is_new else self._epoll.modify)(fd, events | select.EPOLLET)
-
-    def forget(self, fd: int) -> None:
-        """Nothing: closing is enough."""
-
-    def wait(self, timeout: float) -> list[tuple[int, int]]:
-        """One ready descriptor and its events, or none after some seconds.
-
-        One at a time: who takes several keeps the others waiting while he is in an application.
-        """
-        return self._epoll.poll(timeout, 1)
-
-    def close(self) -> None:
-        self._epoll.close()
-
-
-class FastLane:
-    """What is known to a server before a request comes, for channels that answer usual requests by themselves.
-
-    server: the EventServer. This twin's channels answer nothing, so it has no use for it.
-    """
-
-    def __init__(self, server: Any) -> None:
-        self.server = server
-        #: Whether the short cut may be taken.
-        self.enabled = False
-        #: How many requests took it.
-        self.requests = 0
-
-    def unlearn(self) -> None:
-        """Take the short cut no more, until what all requests have in common was looked at, and learned, anew."""
-        self.enabled = False
-
-    def learn(
-        self, template: dict[str, Any], hidden: dict[str, Any], has_log_hooks: bool, log_time: Callable[[], str] | None
-    ) -> None:
-        """Take what all requests have in common since unlearn(); then the short cut may be taken.
-
-        template: an environ, less what a request or its client determines; hidden: what lies under the request's
-        fields; has_log_hooks: whether ``server.log_request()`` is called, else lines are made here with log_time(),
-        or none if there is none.
-        """
-
-    def take_log(self) -> str:
-        """The lines for the log that were not taken yet."""
-        return ""
-
-
-class Channel:
-    """The base of a connection: what the compiled twin's short cut shares with it.
-
-    fd: of a socket that doesn't block; lane: None for no short cut. Where several threads serve, each has its own,
-    and gives it to the channels that it serves.
-
-    The short cut calls these methods of the subclass: ``turn()``, the socket may be ready; ``received(data)``,
-    octets for the general path; ``begin_response(head, environ, body)``, a general response in mid-course, and
-    ``adopt(response, rest, error, unsent)``, go on with it; ``send_rest(data, rest, persistent)``,
-    ``close_failed(head, error)`` and ``close()``; ``client()``, its address and port. Of its server it wants
-    ``error_stream()`` where there is no standard error.
-    """
-
-    __slots__ = ("began", "between_requests", "deadline", "drained", "fd", "lane")
-
-    def __init__(self, fd: int, lane: FastLane | None) -> None:
-        self.fd = fd
-        self.lane = lane
-        #: Whether the next octet begins a request, and nothing waits to be sent.
-        self.between_requests = lane is not None
-        #: Whether on_event() has taken all that was there, and waits for more.
-        self.drained = False
-        #: When the connection has waited too long, by ``time.monotonic()``.
-        self.deadline = 0.0
-        #: When its request began to be answered, if the log wants to know.
-        self.began = 0.0
-
-    def on_event(self) -> None:
-        """Answer the requests that have come, if they are usual ones; otherwise leave that to ``turn()``."""
-        self.turn()
-
-    def turn(self) -> None:
-        raise NotImplementedError
-
-    def forget(self) -> None:
-        """Give back memory that only speeds up the next request."""
-
-
-def hand_out(
-    events: Iterable[tuple[int, int]], connections: dict[int, Any], fail: Callable[[Any], None]
-) -> list[int]:
-    """Call ``on_event()`` of each connection that an event is for; return the descriptors of the other events.
-
-    events: as a poller reports them; connections: channels by descriptor; fail: called with a channel that has raised
-    an Exception, which is being handled.
-    """
-    others = []
-    for fd, _ in events:
-        connection = connections.get(fd)
-        if connection is None:
-            others.append(fd)
-            continue
-        try:
-            connection.on_event()
-        except Exception:
-            fail(connection)
-    return others
-
-
-def load_pure() -> None:
-    """Load the pure twin now: the compiled one does so when a case is left to it, and that may be too late."""

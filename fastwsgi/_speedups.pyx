@@ -1,17 +1,20 @@
 # cython: language_level=3, binding=True, embedsignature=True, embedsignature.format=clinic
 # cython: freethreading_compatible=True
 # What is checked besides is up to the build: setup.py.
-"""The compiled twin: the inner loops of ``_fallback.py``, same names in the same order.
+"""The compiled twin: the inner loops of ``_fallback.py``, same names in the same order. And the accelerator.
 
 Each function handles what nearly every call is: exact str, list, tuple and bytes, text within Latin-1,
 well-formed input. Whatever else comes, it leaves to the pure twin without having changed anything, so a
 rare rule and the exception it ends in are written once, there.
 
+The accelerator is what has no twin, because the general code does the same and is the reference: ``run_stock()`` for
+handlers that nobody overrides, and the fast lane of the event-driven server.
+
 Ownership: Cython counts references, but for the items of lists and tuples that are looked at in place,
 and the keys in the table of known fields, which live as long as the module. So nothing that can run Python
 code may stand between a check or a size and its use: an application still holds the lists it gives us. The
-one allocation Cython doesn't know, a RequestHead's field table, is made in ``parse`` and freed in
-``RequestHead.__dealloc__``.
+one allocation Cython doesn't know, a Request's field table, is made in ``parse`` and freed in
+``Request.__dealloc__``.
 
 Threads: where Python has no GIL, a list is looked at in place in its critical section, which keeps other threads from
 changing it. Python's own list operations enter it, too, and so stand outside of ours. A reference that another thread
@@ -21,6 +24,7 @@ memo, or a lane.
 """
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContext_CopyCurrent, PyContext_Enter, PyContext_Exit
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE

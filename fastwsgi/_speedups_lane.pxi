@@ -147,10 +147,12 @@ cdef class Memo:
     """
 
     cdef uint64_t owner  # the serial number of the connection, whose address is in the environ
-    cdef bytes section
+    cdef Request request  # with the section in it
+    cdef Py_ssize_t start  # of the section in the request's octets
+    cdef object client  # whom a proxy has named
     cdef dict environ  # None until the section has come a second time: many never do
     cdef bytes line
-    cdef RequestHead head  # of the line
+    cdef Request head  # of the line
     cdef int other_lines  # that have come one after the other
     cdef dict template  # as it was then
     cdef Option option
@@ -174,7 +176,7 @@ cdef extern from *:
 
 
 cdef class FastLane:
-    """FastLane(server)\n--\n\nWhat is known to a server before a request comes."""
+    """FastLane(server)\n--\n\nWhat is known to a server before a request comes. server: the EventServer."""
 
     cdef public object server
     cdef public bint enabled
@@ -187,11 +189,12 @@ cdef class FastLane:
     cdef Py_ssize_t base_size
     cdef object software
     cdef bint has_log_hooks
-    cdef object log_time  # None: nothing is logged
+    cdef object log_time  # makes the date of a line; None: nothing is logged in common form
+    cdef object log_line  # makes lines in another form; None: there are none
     cdef object revise
-    cdef object front
+    cdef object holder  # of the application
     cdef object file_wrapper
-    cdef object get_app  # None: front.application
+    cdef object get_app  # None: holder.application
     cdef Py_ssize_t max_line, max_section, max_fields, max_body
     cdef double keep_alive
     # What is the same for all answers of a second: the preamble for the last status, the date for the log.
@@ -215,17 +218,18 @@ cdef class FastLane:
 
     def unlearn(self):
         self.enabled = False
-        self.software = self.server.response_class.server_software or None  # by which the class has a version tag
-        self.response_class = <PyTypeObject*>self.server.response_class
+        response_class = self.server.front.response_class
+        self.software = response_class.server_software or None  # by which the class has a version tag
+        self.response_class = <PyTypeObject*>response_class
         self.version = VERSION_TAG(self.response_class)
 
-    def learn(self, template, hidden, has_log_hooks, log_time):
-        server = self.server
-        settings = server.settings
-        self.front = server.front
-        self.base = server.front.base_environ
+    def learn(self, template, hidden):
+        front = self.server.front
+        settings = self.server.settings
+        self.holder = front.holder
+        self.base = front.base_environ
         self.base_size = len(self.base)
-        self.get_app = server.get_app if server.has_app_hook else None
+        self.get_app = front.get_app if front.has_app_hook else None
         if self.log_lines == NULL:
             self.log_lines = <unsigned char*>PyMem_Malloc(LOG_ROOM)
             if self.log_lines == NULL:
@@ -238,9 +242,10 @@ cdef class FastLane:
         self.template = template
         self.file_wrapper = template.get("wsgi.file_wrapper") or ()
         self.hidden = hidden
-        self.has_log_hooks = bool(has_log_hooks)
-        self.log_time = log_time
-        self.revise = server.revise
+        self.log_line = front.log_line
+        self.has_log_hooks = front.has_log_hooks and self.log_line is None
+        self.log_time = front.log_time if front.logs and self.log_line is None else None
+        self.revise = front.revise
         self.second = -1
         self.last_status = None
         self.enabled = LANE_ON_SOCKETS and self.version != 0
@@ -261,15 +266,14 @@ cdef class Channel:
     cdef public bint between_requests
     cdef public bint drained
     cdef public double deadline
-    cdef public double began
     cdef uint64_t serial
-    cdef tuple remote  # the client's address and port, as an environ has them
+    cdef public tuple remote  # the client's address and port as an environ has them, once somebody wanted to know
 
     def __init__(self, int fd, FastLane lane):
         self.fd = fd
         self.lane = lane
         self.between_requests = lane is not None
-        self.deadline = self.began = 0
+        self.deadline = 0
         self.serial = next_serial()
 
     cpdef on_event(self):
@@ -336,7 +340,13 @@ cdef class LaneResponse(Response):
     cdef bint rest_taken
     cdef dict environ
     cdef object body
-    cdef object address  # the client's, for the log
+    cdef Request request  # parsed; of a head that was known, only its line
+    cdef Request known  # the memo's, which has the same fields; or None
+    cdef Request made  # what others were given
+    cdef object client  # whom a proxy has named; None: the connection's
+    cdef Option option
+    cdef Py_ssize_t length
+    cdef double began  # when the head was there, if anybody wants to know
     cdef bint finished
     cdef bint taken  # by a general response, which is being made, or is there
     cdef unsigned long taker  # the thread that makes it
@@ -346,6 +356,36 @@ cdef class LaneResponse(Response):
     cdef bint chunked
     cdef object context  # the application's; entered, as long as it's here
     cdef Py_ssize_t room  # what the Content-Length leaves, -1 for none
+
+    cdef Request own_request(self):
+        """The request without what the connection knows; nothing here runs other code."""
+        cdef Request request = self.request
+        if self.known is not None:  # the parsed one is the memo's
+            request = Request.__new__(Request)
+            request.method, request.target, request.version = (
+                self.request.method, self.request.target, self.request.version
+            )
+            request.raw = PyBytes_FromStringAndSize(<const char*>self.head, self.head_size)
+            request.same = self.known
+        request.length = self.length
+        request.is_persistent = is_persistent(request, self.option)
+        request.began = self.began
+        request.environ = self.environ
+        return request
+
+    cdef Request whole_request(self, Request request):
+        """A request with what the connection knows; None: this response's, of which there is one."""
+        if request is None:
+            if self.made is not None:
+                return self.made
+            request = self.own_request()
+        self.made = request
+        self.channel.describe(request)
+        if self.client is not None:
+            request.client = self.client
+        if not request.began:
+            request.began = <double>monotonic()
+        return request
 
     cdef bytes take_rest(self):
         """What was received behind the request, for the general path to go on with."""
@@ -370,7 +410,7 @@ cdef class LaneResponse(Response):
     cdef object hand_over(self):
         """Have a general response go on from here; return it when it knows all that has been done."""
         cdef bint is_ours = False
-        head = environ = body = None
+        request = environ = body = None
         while not is_ours:
             with cython.critical_section(self):
                 if self.handler is not None:
@@ -380,12 +420,13 @@ cdef class LaneResponse(Response):
                 if not self.taken:
                     self.taken = self.handed_over = is_ours = True
                     self.taker = PyThread_get_thread_ident()
-                    head = PyBytes_FromStringAndSize(<const char*>self.head, self.head_size)
+                    request = self.own_request() if self.made is None else self.made
                     environ, body = self.environ, self.body
             if not is_ours:
                 sleep(0.0001)  # another thread is making it
         try:
-            handler = self.channel.begin_response(head, environ, body)
+            request = self.whole_request(request)
+            handler = self.channel.begin_response(request, environ, body)
             handler.belongs_to(self.thread)
             self.tell(handler)
             if self.head_sent:
@@ -407,6 +448,10 @@ cdef inline Py_ssize_t memo_place(Channel channel) noexcept:
     return channel.fd % PyList_GET_SIZE(channel.lane.memos)
 
 
+cdef inline Py_ssize_t section_size(Memo memo) noexcept:
+    return PyBytes_GET_SIZE(memo.request.raw) - memo.start
+
+
 cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     """Answer the request that the data begin with; return how much of them it was, 0 if it isn't for us.
 
@@ -416,10 +461,12 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     cdef Octets line_end = <Octets>memchr(data, 10, size)
     cdef Py_ssize_t line_size, length, end
     cdef Option option
-    cdef RequestHead head
+    cdef Request head
     cdef dict environ
     cdef LaneResponse response
     cdef Memo memo
+    cdef Request known = None
+    cdef object client = None
     cdef bint is_known
     if line_end == NULL:
         return 0
@@ -434,14 +481,16 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         memo is not None
         and memo.owner == channel.serial
         and memo.template is lane.template
-        and PyBytes_GET_SIZE(memo.section) <= size - line_size
-        and memcmp(PyBytes_AS_STRING(memo.section), data + line_size, PyBytes_GET_SIZE(memo.section)) == 0
+        and section_size(memo) <= size - line_size
+        and memcmp(PyBytes_AS_STRING(memo.request.raw) + memo.start, data + line_size, section_size(memo)) == 0
     )
     # A section that is known ends where it ended before: at the first empty line after the request line.
-    end = line_size + PyBytes_GET_SIZE(memo.section) if is_known else head_end(data, size, 0)
+    end = line_size + section_size(memo) if is_known else head_end(data, size, 0)
     if end < 4 or end - line_size > lane.max_section:
         return 0
     if is_known and memo.environ is not None:
+        known = memo.request
+        client = memo.client
         option, length = memo.option, memo.length
         if end + length > size:
             return 0
@@ -450,7 +499,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
             head = memo.head
             memo.other_lines = 0
         else:
-            head = RequestHead.__new__(RequestHead)
+            head = Request.__new__(Request)
             if not usual_line(head, data, line_size, lane.max_line):
                 return 0
             set_request(environ, head)
@@ -472,15 +521,19 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = channel.remote
         if lane.revise is not None:
             lane.revise(environ)
+            client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
         if is_known:
+            known = memo.request
             remember_line(memo, data, line_size, head, environ)
         elif end - line_size <= LONGEST_MEMO:
             memo = Memo.__new__(Memo)
             memo.owner = channel.serial
-            memo.section = PyBytes_FromStringAndSize(<const char*>data + line_size, end - line_size)
             memo.template = lane.template
+            memo.request, memo.start = head, line_size
+            memo.client = client
             memo.option, memo.length = option, length
             lane.memos[memo_place(channel)] = memo
+            known = head
 
     body = BytesIO(PyBytes_FromStringAndSize(<const char*>data + end, length)) if length else BytesIO()
     environ["wsgi.input"] = body
@@ -495,11 +548,14 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
     response.environ = environ
     response.body = body
     response.room = -1
-    response.address = channel.remote[0] if lane.revise is None else environ["REMOTE_ADDR"]
+    response.request = head
+    response.known = known
+    response.client = client
+    response.option, response.length = option, length
     lane.requests += 1
-    if lane.has_log_hooks:
-        channel.began = <double>monotonic()
-    application = lane.front.application if lane.get_app is None else lane.get_app()
+    if lane.has_log_hooks or lane.log_line is not None:
+        response.began = <double>monotonic()
+    application = lane.holder.application if lane.get_app is None else lane.get_app()
     response.context = PyContext_CopyCurrent()
     PyContext_Enter(response.context)
     try:
@@ -516,12 +572,13 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
             response.finished = True
             # An iterable may hold start_response(), and must be free when its response is.
             response.environ = response.body = response.result = response.blocks = None
+            response.request = response.known = response.made = None
     return size if response.rest_taken else end + length
 
 
-cdef int remember_line(Memo memo, Octets line, Py_ssize_t size, RequestHead head, dict environ) except -1:
+cdef int remember_line(Memo memo, Octets line, Py_ssize_t size, Request head, dict environ) except -1:
     memo.line = PyBytes_FromStringAndSize(<const char*>line, size)
-    memo.head = RequestHead.__new__(RequestHead)
+    memo.head = Request.__new__(Request)
     memo.head.method, memo.head.target, memo.head.version = head.method, head.target, head.version
     memo.environ = environ.copy()
     memo.other_lines = 0
@@ -539,28 +596,28 @@ cdef inline bint is_origin_form(Octets line, Py_ssize_t size) noexcept:
     return space != NULL and space[1] == 47 and not (space - line == 7 and memcmp(line, b"CONNECT", 7) == 0)
 
 
-cdef inline bint usual_line(RequestHead head, Octets data, Py_ssize_t size, Py_ssize_t max_line) except -1:
+cdef inline bint usual_line(Request head, Octets data, Py_ssize_t size, Py_ssize_t max_line) except -1:
     """Parse a request line in origin-form."""
     return is_origin_form(data, size) and parse_line(head, data, size, max_line, False) and is_usual_version(head)
 
 
-cdef inline bint is_usual_version(RequestHead head) noexcept:
+cdef inline bint is_usual_version(Request head) noexcept:
     cdef Octets version = octets(head.version)
     return version[7] == 49 or version[7] == 48
 
 
-cdef RequestHead usual_head(Octets data, Py_ssize_t line_size, Py_ssize_t end, FastLane lane):
+cdef Request usual_head(Octets data, Py_ssize_t line_size, Py_ssize_t end, FastLane lane):
     """Parse a head whose request line is in origin-form; None for what isn't such."""
-    cdef RequestHead head
+    cdef Request head
     if not is_origin_form(data, line_size):
         return None
     head = parse(PyBytes_FromStringAndSize(<const char*>data, end), lane.max_line, lane.max_fields, False)
     return head if head is not None and is_usual_version(head) else None
 
 
-cdef Py_ssize_t usual_framing(RequestHead head, Option* option) noexcept:
+cdef Py_ssize_t usual_framing(Request head, Option* option) noexcept:
     """The length of the body, and the Connection option; -1 if check_head() must see the head."""
-    cdef Octets data = <Octets>PyBytes_AS_STRING(head.data)
+    cdef Octets data = <Octets>PyBytes_AS_STRING(head.raw)
     cdef Py_ssize_t i, length = -1, hosts = 0
     cdef Octets name, value
     cdef Field* field
@@ -628,7 +685,7 @@ cdef inline Py_ssize_t plain_number(Octets digits, Py_ssize_t size) noexcept:
     return number
 
 
-cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option option) except -1:
+cdef bint answer(FastLane lane, LaneResponse response, Request head, Option option) except -1:
     """Send a response that is whole and usual; False, and nothing done, for any other."""
     cdef Channel channel = response.channel
     cdef Py_ssize_t i, sent, length, size = 0
@@ -709,7 +766,7 @@ cdef bint answer(FastLane lane, LaneResponse response, RequestHead head, Option 
     return True
 
 
-cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option option) except -1:
+cdef int stream(FastLane lane, LaneResponse response, Request head, Option option) except -1:
     """Send an iterable's blocks as they come, as long as the client takes them; the general path does the rest."""
     cdef Channel channel = response.channel
     cdef Py_ssize_t sent
@@ -743,7 +800,7 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
         if hasattr(response.result, "close"):
             response.result.close()
     except BaseException as error:
-        channel.close_failed(PyBytes_FromStringAndSize(<const char*>response.head, response.head_size), error)
+        channel.close_failed(response.whole_request(None), error)
     if not is_persistent(head, option):
         channel.close()
     else:
@@ -751,14 +808,14 @@ cdef int stream(FastLane lane, LaneResponse response, RequestHead head, Option o
     return 0
 
 
-cdef bint is_streamable(FastLane lane, LaneResponse response, RequestHead head) except -1:
+cdef bint is_streamable(FastLane lane, LaneResponse response, Request head) except -1:
     """Whether the result is to be sent block by block: no file, and nothing that knows how many blocks it has."""
     if response.taken or is_method(head, b"HEAD", 4) or is_outdated(lane) or not lane.enabled:
         return False
     return not (isinstance(response.result, lane.file_wrapper) or hasattr(response.result, "__len__"))
 
 
-cdef bytes next_piece(FastLane lane, LaneResponse response, RequestHead head, Option option, object block):
+cdef bytes next_piece(FastLane lane, LaneResponse response, Request head, Option option, object block):
     """What is to be sent for a block, the head before the first; b"" for an empty block, None if it isn't for us."""
     cdef Py_ssize_t size, room
     cdef int flags
@@ -837,12 +894,12 @@ cdef inline bint has_usual_body(object status) noexcept:
     return code[0] != 49 and memcmp(code, b"204", 3) != 0 and memcmp(code, b"304", 3) != 0
 
 
-cdef inline bint is_persistent(RequestHead head, Option option) noexcept:
+cdef inline bint is_persistent(Request head, Option option) noexcept:
     """RFC 9112 section 9.3."""
     return option != CLOSE if octets(head.version)[7] == 49 else option == KEEP_ALIVE
 
 
-cdef inline unsigned char* put_connection_back(unsigned char* at, RequestHead head, bint persistent) noexcept:
+cdef inline unsigned char* put_connection_back(unsigned char* at, Request head, bint persistent) noexcept:
     """Write the empty line that ends here, and before it Connection if what it says isn't the version's default."""
     at = put_back(at, b"\r\n", 2)
     if not persistent:
@@ -880,22 +937,24 @@ cdef int log_safely(FastLane lane, LaneResponse response, Py_ssize_t size) excep
     try:
         log_request(lane, response, size)
     except BaseException as error:
-        response.channel.close_failed(
-            PyBytes_FromStringAndSize(<const char*>response.head, response.head_size), error
-        )
+        response.channel.close_failed(response.whole_request(None), error)
     return 0
 
 
 cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) except -1:
     """Log as WSGIRequestHandler.log_request() does, or have it do so."""
-    cdef Py_ssize_t line_size = <Octets>memchr(response.head, 10, response.head_size) - response.head - 1
-    cdef Py_ssize_t address_size, date_size
+    cdef Py_ssize_t line_size, address_size, date_size
     cdef unsigned char* at
     cdef unsigned char* start
     cdef unsigned char number[24]
+    if lane.log_line is not None:
+        line = lane.log_line(response.whole_request(None), response.status[:3], size)
+        keep_line(lane, line)
+        return 0
     if lane.log_time is None and not lane.has_log_hooks:
         return 0
-    address = response.address or "-"
+    line_size = <Octets>memchr(response.head, 10, response.head_size) - response.head - 1
+    address = (response.channel.remote if response.client is None else response.client)[0] or "-"
     address_size = PyUnicode_GET_LENGTH(address)
     date_size = PyBytes_GET_SIZE(lane.log_date)
     if (
@@ -905,8 +964,7 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
         or not is_ascii(address)
         or address_size + date_size > LONGEST_ADDRESS
     ):
-        head_data = PyBytes_FromStringAndSize(<const char*>response.head, response.head_size)
-        lane.server.log_request(response.channel, head_data, response.status[:3], size)
+        lane.server.log_request(response.channel, response.whole_request(None), response.status[:3], size)
         return 0
     if LOG_ROOM - lane.log_size < line_size + LONGEST_ADDRESS + 64:
         lane.server.flush_log(lane)
@@ -926,5 +984,15 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
     return 0
 
 
-def load_pure():
-    pure()
+cdef int keep_line(FastLane lane, object line) except -1:
+    """Have a line of the log written with those before it."""
+    cdef bytes data = line.encode("latin-1", "backslashreplace")
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    if LOG_ROOM - lane.log_size < size:
+        lane.server.flush_log(lane)
+    if LOG_ROOM - lane.log_size < size:
+        lane.server.front.write_log(line)
+    else:
+        put(lane.log_lines + lane.log_size, PyBytes_AS_STRING(data), size)
+        lane.log_size += size
+    return 0

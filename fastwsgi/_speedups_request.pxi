@@ -1,6 +1,8 @@
 # Request: head, environ. Included by _speedups.pyx.
 
 def find_head_end(data, Py_ssize_t start=0):
+    if type(data) is bytearray:
+        return head_end(<Octets>PyByteArray_AS_STRING(data), PyByteArray_GET_SIZE(data), start)
     if type(data) is not bytes:
         return pure().find_head_end(data, start)
     return head_end(<Octets>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), start)
@@ -35,24 +37,42 @@ cdef struct Field:
 
 
 @cython.freelist(16)
-cdef class RequestHead:
-    """RequestHead(method, target, version, fields)\n--\n\nA parsed request head."""
+cdef class Request:
+    """Request(method, target, version, fields, raw=b'')\n--\n\nA request: its head, what that says, and whose it is."""
 
-    cdef readonly object method
-    cdef readonly object target
-    cdef readonly object version
+    cdef public object method
+    cdef public object target
+    cdef public object version
+    cdef readonly bytes raw
+    cdef public object length
+    cdef public object client
+    cdef public object environ
+    cdef public object adapter
+    cdef public object sock
+    cdef public object address
+    cdef public double began
+    cdef public bint expects_continue
+    cdef public bint is_persistent
+    cdef public bint is_tls
     cdef list pairs
-    # A parsed head keeps its octets and where the fields lie in them; one made by hand only pairs.
-    cdef bytes data
+    # A parsed request knows where the fields lie in its octets, or another request that has the same fields; one made
+    # by hand has only pairs.
+    cdef bint is_parsed
     cdef Field* table
     cdef Py_ssize_t count
+    cdef Request same
 
-    def __init__(self, method, target, version, fields):
+    def __cinit__(self):
+        self.raw = b""
+        self.length = 0
+        self.client = NO_CLIENT
+
+    def __init__(self, method, target, version, fields, bytes raw=b""):
         self.method = method
         self.target = target
         self.version = version
         self.pairs = fields
-        self.data = None
+        self.raw = raw
 
     def __dealloc__(self):
         PyMem_Free(self.table)
@@ -63,9 +83,11 @@ cdef class RequestHead:
         cdef Octets data
         cdef Field* field
         cdef list pairs
+        if self.same is not None:
+            return self.same.fields
         with cython.critical_section(self):
             if self.pairs is None:
-                data = <Octets>PyBytes_AS_STRING(self.data)
+                data = <Octets>PyBytes_AS_STRING(self.raw)
                 pairs = []
                 for i in range(self.count):
                     field = &self.table[i]
@@ -75,20 +97,62 @@ cdef class RequestHead:
                 self.pairs = pairs
             return self.pairs
 
+    @fields.setter
+    def fields(self, list fields):
+        with cython.critical_section(self):
+            self.same, self.is_parsed, self.pairs = None, False, fields
+
+    @property
+    def line(self):
+        line, _, _ = self.raw.partition(b"\n")
+        return line.decode("iso-8859-1").rstrip("\r")
+
     def get_all(self, name):
         cdef Py_ssize_t i, size
         cdef Octets data
         cdef Field* field
-        if self.data is None or not is_ascii(name):
-            return pure().RequestHead(self.method, self.target, self.version, self.fields).get_all(name)
+        cdef Request known = self if self.same is None else self.same
+        if not known.is_parsed or not is_ascii(name):
+            return pure().Request(self.method, self.target, self.version, self.fields).get_all(name)
         size = PyUnicode_GET_LENGTH(name)
-        data = <Octets>PyBytes_AS_STRING(self.data)
+        data = <Octets>PyBytes_AS_STRING(known.raw)
         values = []
-        for i in range(self.count):
-            field = &self.table[i]
+        for i in range(known.count):
+            field = &known.table[i]
             if field.name_size == size and same_name(data + field.name, octets(name), size):
                 values.append(latin1(data + field.value, field.value_size))
         return values
+
+    def framing_fields(self):
+        cdef Py_ssize_t i
+        cdef Octets data, name
+        cdef Field* field
+        cdef list place
+        cdef Request known = self if self.same is None else self.same
+        if not known.is_parsed:
+            return pure().Request(self.method, self.target, self.version, self.fields).framing_fields()
+        data = <Octets>PyBytes_AS_STRING(known.raw)
+        hosts, lengths, codings, expectations, options = [], [], [], [], []
+        for i in range(known.count):
+            field = &known.table[i]
+            name = data + field.name
+            if field.name_size == 4 and same_name(name, b"host", 4):
+                place = hosts
+            elif field.name_size == 14 and same_name(name, b"content-length", 14):
+                place = lengths
+            elif field.name_size == 17 and same_name(name, b"transfer-encoding", 17):
+                place = codings
+            elif field.name_size == 6 and same_name(name, b"expect", 6):
+                place = expectations
+            elif field.name_size == 10 and same_name(name, b"connection", 10):
+                place = options
+            else:
+                continue
+            place.append(latin1(data + field.value, field.value_size))
+        return hosts, lengths, codings, expectations, options
+
+
+cdef tuple NO_CLIENT = ("", "")
 
 
 cdef inline object latin1(Octets text, Py_ssize_t size):
@@ -114,15 +178,15 @@ cdef inline object latin1(Octets text, Py_ssize_t size):
 
 
 def parse_request_line(data, Py_ssize_t max_line=8190, bint tolerant=False):
-    cdef RequestHead head
+    cdef Request head
     if type(data) is bytes:
-        head = RequestHead.__new__(RequestHead)
+        head = Request.__new__(Request)
         if parse_line(head, <Octets>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), max_line, tolerant):
             return head.method, head.target, head.version
     return pure().parse_request_line(data, max_line, tolerant)
 
 
-cdef bint parse_line(RequestHead head, Octets data, Py_ssize_t size, Py_ssize_t max_line, bint tolerant) except -1:
+cdef bint parse_line(Request head, Octets data, Py_ssize_t size, Py_ssize_t max_line, bint tolerant) except -1:
     """Parse a well-formed request line with its end; False for any other."""
     cdef Octets at = data, target
     cdef Octets line_end = data + size - 1
@@ -154,18 +218,18 @@ cdef bint parse_line(RequestHead head, Octets data, Py_ssize_t size, Py_ssize_t 
     return True
 
 
-cdef inline bint is_method(RequestHead head, const char* name, Py_ssize_t size) noexcept:
+cdef inline bint is_method(Request head, const char* name, Py_ssize_t size) noexcept:
     """Whether a parsed head's method, which is ASCII, is this one."""
     return PyUnicode_GET_LENGTH(head.method) == size and memcmp(octets(head.method), name, size) == 0
 
 
 def parse_head(data, Py_ssize_t max_line=8190, Py_ssize_t max_fields=100, bint tolerant=False):
-    cdef RequestHead head = None
+    cdef Request head = None
     if type(data) is bytes and PyBytes_GET_SIZE(data) < 0x7fffffff:
         head = parse(<bytes>data, max_line, max_fields, tolerant)
     if head is None:
         found = pure().parse_head(data, max_line, max_fields, tolerant)
-        head = RequestHead(found.method, found.target, found.version, found.fields)
+        head = Request(found.method, found.target, found.version, found.fields, found.raw)
     return head
 
 
@@ -174,7 +238,7 @@ cdef enum:
     USUAL_FIELDS = 32
 
 
-cdef RequestHead parse(bytes raw, Py_ssize_t max_line, Py_ssize_t max_fields, bint tolerant):
+cdef Request parse(bytes raw, Py_ssize_t max_line, Py_ssize_t max_fields, bint tolerant):
     """Parse a well-formed head; None for any other, whose fault the pure twin finds and names."""
     cdef Octets data = <Octets>PyBytes_AS_STRING(raw)
     cdef Octets end = data + PyBytes_GET_SIZE(raw)
@@ -183,10 +247,10 @@ cdef RequestHead parse(bytes raw, Py_ssize_t max_line, Py_ssize_t max_fields, bi
     if line_end == NULL:
         return None
     at = line_end + 1
-    cdef RequestHead head = RequestHead.__new__(RequestHead)
+    cdef Request head = Request.__new__(Request)
     if not parse_line(head, data, at - data, max_line, tolerant):
         return None
-    head.data = raw
+    head.raw, head.is_parsed = raw, True
     head.pairs = None
     cdef Field usual[USUAL_FIELDS]
     cdef Field* field = usual
@@ -325,15 +389,15 @@ def _fill_slots():
 
 
 def build_environ(base, head):
-    if type(base) is dict and type(head) is RequestHead:
-        if (<RequestHead>head).data is not None and is_latin1((<RequestHead>head).target):
-            return environ_of(<dict>base, <RequestHead>head)
+    if type(base) is dict and type(head) is Request:
+        if (<Request>head).is_parsed and is_latin1((<Request>head).target):
+            return environ_of(<dict>base, <Request>head)
     return pure().build_environ(base, head)
 
 
-cdef dict environ_of(dict base, RequestHead head):
+cdef dict environ_of(dict base, Request head):
     cdef dict environ = base.copy()
-    cdef Octets data = <Octets>PyBytes_AS_STRING(head.data)
+    cdef Octets data = <Octets>PyBytes_AS_STRING(head.raw)
     cdef Field* field
     cdef Py_ssize_t i
     set_request(environ, head)
@@ -408,7 +472,7 @@ cdef int set_authority(dict environ, object target) except -1:
     return 0
 
 
-cdef inline int set_request(dict environ, RequestHead head) except -1:
+cdef inline int set_request(dict environ, Request head) except -1:
     """Set what the request line says."""
     environ["REQUEST_METHOD"] = head.method
     environ["SERVER_PROTOCOL"] = head.version

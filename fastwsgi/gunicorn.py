@@ -29,6 +29,7 @@ import gunicorn.sock
 from gunicorn import glogging
 from gunicorn.workers import base
 
+from ._backend import Request
 from ._service.options import OPTIONS, Options
 from ._service.run import speaking_tls
 from ._service.service import Service
@@ -59,23 +60,27 @@ class _AccessLog:
     """gunicorn's access log, written by gunicorn's logger."""
 
     is_common = False
+    line = None
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
-    def log(self, request: Any, status: str, size: int, seconds: float) -> None:
-        head = request._head
-        if head is None:
-            environ = {"REMOTE_ADDR": request.address_string(), "REQUEST_METHOD": "-", "SERVER_PROTOCOL": "-"}
-            fields = []
-        else:
-            environ, fields = request.get_environ(), head.fields
-            environ["REMOTE_ADDR"] = request.address_string()
-        environ["RAW_URI"] = environ.get("REQUEST_URI", "-")
+    def log(self, request: Request, status: str, size: int, port: str) -> None:
+        environ = request.environ
+        if not environ:  # there is none of a request that got no further, and an application may have emptied it
+            environ = {"REQUEST_METHOD": request.method or "-", "SERVER_PROTOCOL": request.version}
+        environ = {
+            **environ,
+            "REMOTE_ADDR": request.client[0] or "-",
+            "RAW_URI": request.target or "-",
+        }
+        if not request.method:
+            environ["SERVER_PROTOCOL"] = "-"
         # Its statsd logger counts by number: of a request without an answer, by nginx's for a client that has gone.
         status = "499" if status == "-" else status
         response = SimpleNamespace(status=status, sent=size, headers=[])
-        self._logger.access(response, SimpleNamespace(headers=fields), environ, timedelta(seconds=seconds))
+        seconds = timedelta(seconds=monotonic() - request.began)
+        self._logger.access(response, SimpleNamespace(headers=request.fields), environ, seconds)
 
     def stamp(self) -> str:
         return ""

@@ -14,7 +14,7 @@ from collections.abc import Callable, MutableMapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._backend import check_fields, check_status, current_date, format_preamble, run_stock
+from ._backend import accelerator, check_fields, check_status, current_date, format_preamble
 from ._backend import format_date_time as format_date_time  # noqa: PLC0414 - wsgiref.handlers has the name
 from .headers import Headers
 from .util import FileWrapper, guess_scheme
@@ -171,7 +171,7 @@ class BaseHandler:
         if self._is_over:  # of another one
             self._is_over = False
         try:
-            if not run_stock(self, application, _STOCK):
+            if _run_stock is None or not _run_stock(self, application, _STOCK):
                 self.setup_environ()
                 self.result = application(self.environ, self.start_response)
                 self.finish_response()
@@ -452,6 +452,13 @@ class SimpleHandler(BaseHandler):
     def _flush(self) -> None:
         self.stdout.flush()
 
+
+# The accelerator's short cut: run_stock(handler, application, stock) does what BaseHandler.run() does before it handles
+# errors if no hook of a SimpleHandler is overridden, and returns whether it did. stock: SimpleHandler's hooks by name
+# (close(), _write() and _flush() may differ in a class), and None for names that may have another value in a class; an
+# instance may have none of them. An answer of one block is sent in one piece; whatever else the application does is
+# handed over to the handler's methods in mid-course.
+_run_stock: Callable[..., bool] | None = getattr(accelerator, "run_stock", None)
 
 # What run_stock() wants to find unchanged: the hooks, in the order in which run() reaches them, and the
 # attributes that are the class's to set.

@@ -21,12 +21,14 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ._backend import RequestHead, build_environ, parse_head, parse_request_line
+from ._backend import Request, parse_head, parse_request_line
 from ._events.socket_kinds import accepts_plainly, is_tls
-from ._http.framing import Framing, check_head, is_persistent
+from ._http.environ import add_body, split_address
+from ._http.framing import frame_request
 from ._http.gather import GatheringStream
 from ._http.grammar import BadRequest
 from ._http.head_reader import read_field_section
+from ._wsgiref.environ import handler_environ
 from ._wsgiref.hooks import (
     ENVIRON_HOOKS,
     HANDLER_HOOKS,
@@ -41,7 +43,7 @@ from ._wsgiref.hooks import (
 from .handlers import BaseHandler, SimpleHandler, error_stream
 
 if TYPE_CHECKING:
-    from ._events.loop import Loop
+    from ._events.loop import EventLoop
     from ._http.settings import Settings
     from ._wsgiref.event_path import Inside
     from .types import ErrorStream, StartResponse, WSGIApplication, WSGIEnvironment
@@ -185,7 +187,7 @@ class WSGIServer(HTTPServer):
         if explain(self).path == "classic" or (inside is not None and inside.loop.is_running):
             super().handle_request()  # the application of another request may ask for one
             return
-        if inside is not None and not inside.server.is_for(self.socket, self.RequestHandlerClass, self.settings):
+        if inside is not None and not inside.front.is_for(self):
             self._close_inside()
         if self._inside is None:
             self._inside = _inside_of(self)
@@ -209,7 +211,7 @@ class WSGIServer(HTTPServer):
     def server_close(self) -> None:
         """Close the listening socket, and every connection."""
         if self._inside is not None and self._inside.loop.is_running:
-            self._inside.loop.stop()  # who serves, closes what it uses
+            self._inside.loop.stop()  # serve_forever() closes what it uses
         else:
             self._close_inside()
         super().server_close()
@@ -250,12 +252,11 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     request_version: str
     close_connection: bool
 
-    _head: RequestHead | None = None
+    # The request that was parsed; its fields as a Message, once they were looked at; and what of the request a program
+    # may have changed since.
+    _head: Request | None = None
     _message: Message | None = None
     _request: tuple[str, str, str] | None = None
-    _framing: Framing = Framing(0, expects_continue=False)
-    #: When the request's head was there, by ``time.monotonic()``; event-driven only.
-    began: float = 0.0
 
     @property
     def headers(self) -> Message:
@@ -284,7 +285,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def address_string(self) -> str:
         """The client's address for the log, "-" where it has none (a unix socket)."""
-        return self._client()[0] or "-"
+        return split_address(self.client_address)[0] or "-"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
         """Write a line of the log to stderr: the client, the time, and ``format % args``.
@@ -323,32 +324,23 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             _log_date = now, text
         return text
 
-    def _client(self) -> tuple[str, str]:
-        address: Any = self.client_address
-        if not isinstance(address, tuple | list) or not address:
-            return "", ""
-        return str(address[0]), str(address[1]) if len(address) > 1 else ""
-
     def get_environ(self) -> WSGIEnvironment:
         """A new environ for the current request, on a copy of the server's ``base_environ``.
 
         If ``headers`` was looked at, the fields are read from there: a subclass may have changed them.
         """
-        head, request = self._head, (self.command, self.path, self.request_version)
-        if head is None or self._message is not None or self._request != request:
-            head = RequestHead(*request, [(name, value.strip(" \t")) for name, value in self.headers.items()])
-        environ = build_environ(self.server.base_environ, head)
-        if is_tls(getattr(self, "connection", None)):
-            environ["HTTPS"] = "on"  # by which wsgi.url_scheme is chosen
-        environ["SERVER_SOFTWARE"] = self.server_version
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = client = self._client()
+        request, now = self._head, (self.command, self.path, self.request_version)
+        if request is None or self._message is not None or self._request != now:
+            request = Request(*now, [(name, value.strip(" \t")) for name, value in self.headers.items()])
+        request.client = client = split_address(self.client_address)
+        request.is_tls = is_tls(getattr(self, "connection", None))
+        environ = handler_environ(self.server.base_environ, request, self.server_version)
         if self._head is not None:
             environ["REQUEST_URI"] = self._head.target  # as it was sent, whatever became of self.path
         if type(self).address_string is not _STOCK_ADDRESS_STRING:
             host = self.address_string()
             if host not in (client[0], "-"):
                 environ["REMOTE_HOST"] = host  # an override knows a name for the client
-        environ.setdefault("CONTENT_TYPE", "text/plain")
         return environ
 
     def get_stderr(self) -> ErrorStream:
@@ -362,7 +354,6 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             if not self.parse_request():
                 return
             environ = self.get_environ()
-            environ["wsgi.input_terminated"] = True
             opened = self._open_body(environ)
         except BadRequest as error:
             self._refuse(error)
@@ -377,13 +368,15 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _open_body(self, environ: WSGIEnvironment) -> Any:
         """The stream for ``wsgi.input``: it ends where the request does."""
-        length = self._framing.length
+        request = self._head if self._head is not None else _NO_REQUEST
+        length, size, chunked = request.length, 0, None
         if length is None:
             from ._http.body import read_chunked
 
-            body, length = read_chunked(self.rfile, self._settings)
-            _set_chunked_length(environ, length)
-            return body
+            chunked, size = read_chunked(self.rfile, self._settings)
+        add_body(environ, request, size)
+        if chunked is not None:
+            return chunked
         if length:
             from ._http.body import BodyReader
 
@@ -435,15 +428,15 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             if not section and self._is_on_socket():
                 raise BadRequest(400, "Incomplete header section")
             data = self.raw_requestline + section
-            head = parse_head(data, limits.max_request_line, limits.max_fields, tolerant=True)
-            framing = check_head(head, limits, needs_host=self._is_on_socket())
+            request = parse_head(data, limits.max_request_line, limits.max_fields, tolerant=True)
+            frame_request(request, limits, needs_host=self._is_on_socket())
         except BadRequest as error:
             self._refuse(error)
             return False
-        self._take_head(head, framing)
-        if framing.length is None:
+        self._take_request(request)
+        if request.length is None:
             self.close_connection = True  # a handler that loops over requests knows of lengths, but not of chunks
-        if self.protocol_version < "HTTP/1.1" or not framing.expects_continue:
+        if self.protocol_version < "HTTP/1.1" or not request.expects_continue:
             return True
         return self.handle_expect_100()
 
@@ -461,29 +454,24 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         self.request_version = "HTTP/1.0"
         self.close_connection = True
 
-    def _take_head(self, head: RequestHead, framing: Framing) -> None:
-        """Set what is known from a good head."""
-        self._head, self._message, self._framing = head, None, framing
+    def _take_request(self, request: Request) -> None:
+        """Set what is known from a request whose head could be parsed."""
+        self._head, self._message = request, None
         # As http.server has it: a path that starts with two slashes would read as a host in a Location.
-        path = head.target if not head.target.startswith("//") else "/" + head.target.lstrip("/")
-        self.command, self.path, self.request_version = self._request = head.method, path, head.version
-        self.close_connection = self.protocol_version < "HTTP/1.1" or not is_persistent(head)
+        path = request.target if not request.target.startswith("//") else "/" + request.target.lstrip("/")
+        self.command, self.path, self.request_version = self._request = request.method, path, request.version
+        self.close_connection = self.protocol_version < "HTTP/1.1" or not request.is_persistent
 
-    def _whole_environ(self, size: int) -> WSGIEnvironment:
-        """The environ of a request whose body has come in, and has so many octets."""
-        environ = self.get_environ()
-        environ["wsgi.input_terminated"] = True
-        if self._framing.length is None:
-            _set_chunked_length(environ, size)
-        return environ
-
-
-def _set_chunked_length(environ: WSGIEnvironment, size: int) -> None:
-    """Show a chunked body, which is decoded, as one of known length."""
-    environ.pop("HTTP_TRANSFER_ENCODING", None)
-    environ["CONTENT_LENGTH"] = str(size)
+    def _wrap(self, request: Request) -> None:
+        """Hold a request that the event-driven server has read, for hooks to see."""
+        line, end, _ = request.raw.partition(b"\n")
+        self._begin_request(line + end)
+        if request.method:
+            self._take_request(request)
 
 
+# For a handler whose request was put into it by hand, and has no body.
+_NO_REQUEST = Request("", "", "", [])
 _STOCK_ADDRESS_STRING = WSGIRequestHandler.address_string
 
 
@@ -563,34 +551,29 @@ def explain(server: WSGIServer) -> Explanation:
     return Explanation("classic" if reasons else "event-driven", tuple(reasons))
 
 
-def _inside_of(server: WSGIServer, loop: Loop | None = None, threads: int = 1) -> Inside:
-    """The inside of a server that nothing forbids to be event-driven; loop: None for a new one of one thread."""
-    from ._events.event_server import EventServer
-    from ._events.loop import Loop
-    from ._wsgiref.event_path import Inside, response_of
+def _inside_of(server: WSGIServer, loop: EventLoop | None = None, threads: int = 1) -> Inside:
+    """What serves a server on the event-driven path. loop: None for a new one of one thread."""
+    from ._wsgiref.event_path import make_inside, response_of
+    from ._wsgiref.front import ServerFront
 
     handler_class: Any = server.RequestHandlerClass
-    # Both say 1.0 unless somebody has set them: who did, gets it.
+    # Both say 1.0 by default. If the program set one, honour it.
     http_version = "1.1"
     if sets(handler_class, "protocol_version", BaseHTTPRequestHandler):
         http_version = min(http_version, handler_class.protocol_version.removeprefix("HTTP/"))
     if sets(ServerHandler, "http_version", BaseHandler):
         http_version = min(http_version, ServerHandler.http_version)
-    loop = loop or Loop(server.settings)
-    inside = EventServer(
+    front = ServerFront(
         server,
         handler_class,
         response_of(_StockServerHandler),
-        server.settings,
-        loop,
         http_version=http_version,
         listens_again=not overridden(type(server), _STOCK_LISTENING, server),
         has_app_hook=bool(overridden(type(server), _STOCK_APP, server)),
         has_environ_hooks=bool(overridden(handler_class, _STOCK_ENVIRON)),
         has_log_hooks=_has_log_hooks(handler_class),
-        threads=threads,
     )
-    return Inside(inside, loop)
+    return make_inside(front, loop, threads)
 
 
 def _has_log_hooks(handler_class: type) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from fastwsgi import simple_server
-from fastwsgi._events.loop import SharedLoop
+from fastwsgi._events.shared_loop import SharedLoop
 from serving import Address, serving, wait_until
 
 #: Nothing here takes a tenth of it.

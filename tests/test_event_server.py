@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from event_servers import ALL_KINDS, GET, Client, CutShortError, Running, returning, starting
+from fastwsgi._events.phases import RETIRED, STOPPED
 from test_request_head import BAD_FIELDS, BAD_LINES
 from test_simple_server import send
 
@@ -472,7 +473,7 @@ def test_nothing_is_accepted_during_shutdown(start: Any) -> None:
         stopper = threading.Thread(target=running.server.shutdown)
         stopper.start()
         inside = running.server._inside.loop
-        running.wait_until(lambda: inside.is_closing)
+        running.wait_until(lambda: inside.phase in (RETIRED, STOPPED))
         sweep = inside._next_sweep
         with socket.create_connection(running.address):
             running.wait_until(lambda: inside._next_sweep > sweep + 0.02)
@@ -523,7 +524,7 @@ def test_an_idle_connection_holds_nothing(start: Any) -> None:
         assert len(client.reply().body) == 600_000
         client.get()
         (connection,) = running.connections
-        names = ("body", "buffer", "handler", "output", "response")
+        names = ("body", "buffer", "request", "output", "response")
         running.wait_until(lambda: all(getattr(connection, name) is None for name in names))
 
 

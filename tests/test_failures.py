@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 
-import fastwsgi._events.loop as loop_module
 from event_servers import (
     ALL_KINDS,
     BLOCK,
@@ -37,6 +36,7 @@ from event_servers import (
     starting,
 )
 from fastwsgi import simple_server
+from fastwsgi._events import shared_loop, single_loop
 from fastwsgi._events.poller import READ, LeaderPoller
 from serving import exchange, serving
 
@@ -320,14 +320,14 @@ class FailingPoller:
 def pollers(monkeypatch: pytest.MonkeyPatch) -> list[FailingPoller]:
     """The pollers of the loops that are made in the test."""
     made: list[FailingPoller] = []
-    for name in ("make_poller", "make_shared_poller"):
-        make = getattr(loop_module, name)
+    for module, name in ((single_loop, "make_poller"), (shared_loop, "make_shared_poller")):
+        make = getattr(module, name)
 
         def failing(kind: str, make: Any = make) -> FailingPoller:
             made.append(FailingPoller(make(kind)))
             return made[-1]
 
-        monkeypatch.setattr(loop_module, name, failing)
+        monkeypatch.setattr(module, name, failing)
     return made
 
 

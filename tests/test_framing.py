@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fastwsgi._http.body import BodyReader, IncompleteBodyError, read_chunked
 from fastwsgi._http.chunked import ChunkedBody
-from fastwsgi._http.framing import Framing, check_head
+from fastwsgi._http.framing import frame_request
 from fastwsgi._http.grammar import BadRequest
 from fastwsgi._http.settings import Settings
 from serving import Address, serving
@@ -25,8 +25,15 @@ from test_simple_server import send
 LIMITS = Settings()
 
 
+class Framing(NamedTuple):
+    length: int | None
+    expects_continue: bool
+
+
 def framing(twin: Any, head: bytes, limits: Settings = LIMITS) -> Framing:
-    return check_head(twin.parse_head(head), limits)
+    request = twin.parse_head(head)
+    frame_request(request, limits)
+    return Framing(request.length, request.expects_continue)
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "_events.*": COMMON | GATEWAY | {"_http.*", "_events.*"},
     "_wsgiref.*": COMMON | GATEWAY | {"_http.*", "_events.*", "_wsgiref.*"},
     "simple_server": COMMON | GATEWAY | {"_http.*", "_events.*", "_wsgiref.*"},
-    "_service.*": COMMON | GATEWAY | {"_version", "_http.*", "_events.*", "_service.*", "simple_server"},
-    "gunicorn": {"_service.*"},
+    "_service.*": COMMON | GATEWAY | {"_version", "_http.*", "_events.*", "_service.*"},
+    "gunicorn": {"_backend", "_service.*"},
     "_install": {"types", "simple_server"} | GATEWAY,
     "swap": {"_install"},
     "__init__": {"_backend", "_install", "_version", "types", "_service.*"},
@@ -183,12 +183,12 @@ def pure_names() -> dict[str, list[str]]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             body = node.body if isinstance(node, ast.ClassDef) else []
             methods = [item for item in body if isinstance(item, ast.FunctionDef)]
-            names[node.name] = [item.name for item in methods if not is_overload(item)]
+            names[node.name] = [item.name for item in methods if not is_one_of(item, "overload", "property")]
     return names
 
 
-def is_overload(function: ast.FunctionDef) -> bool:
-    return any(ast.unparse(decorator) == "overload" for decorator in function.decorator_list)
+def is_one_of(function: ast.FunctionDef, *decorators: str) -> bool:
+    return any(ast.unparse(decorator) in decorators for decorator in function.decorator_list)
 
 
 CYTHON_DEF = r"(?:def|cpdef(?:\s+[\w ]+)?)\s+(\w+)\("
@@ -206,15 +206,20 @@ def compiled_names() -> dict[str, list[str]]:
                 names[name] = current
         elif re.match(r"\S", line) and not line.startswith("#"):
             current = []
-        elif (match := re.match(rf"    {CYTHON_DEF}", line)) and "@property" not in decorators:
+        elif (match := re.match(rf"    {CYTHON_DEF}", line)) and not {"@property", "@fields.setter"} & {*decorators}:
             current.append(match[1])
         decorators = [*decorators, line.strip()] if line.strip().startswith("@") else []
     return names
 
 
+# The accelerator: what is compiled only, because general code does the same.
+ACCELERATOR = {"run_stock", "SharedEpoll", "FastLane", "Channel", "hand_out"}
+
+
 def test_the_twins_have_the_same_names_in_the_same_order() -> None:
     pure, compiled = list(pure_names()), list(compiled_names())
-    assert pure == compiled
+    assert pure == [name for name in compiled if name not in ACCELERATOR]
+    assert set(compiled) >= ACCELERATOR
     assert {"Headers", "FileWrapper", "parse_head", "build_environ"} <= set(pure)
 
 
@@ -241,6 +246,7 @@ def test_the_chooser_hands_on_the_same_names_of_either_twin() -> None:
     for level, target, name in python_imports(SOURCES["_backend"]):
         if level == 1 and target in TWINS:
             chosen.setdefault(target, []).append(name)
+    chosen["_fallback"] = [name for name in chosen["_fallback"] if name in pure_names()]  # not load_pure()'s module
     assert chosen["_fallback"] == chosen["_speedups"]
     assert set(chosen["_fallback"]) <= set(pure_names())
 

@@ -22,8 +22,11 @@ from hypothesis import strategies as st
 
 from event_servers import returning
 from fastwsgi import simple_server
+from fastwsgi._backend import Request, accelerator
+from fastwsgi._events.channel import PlainChannel
 from fastwsgi._events.connection import Connection
-from fastwsgi._events.loop import SharedLoop
+from fastwsgi._events.shared_loop import SharedLoop
+from fastwsgi._events.single_loop import plain_hand_out
 from fastwsgi.simple_server import ServerHandler, WSGIRequestHandler, make_server
 from fastwsgi.validate import validator
 from generated import examples
@@ -405,11 +408,11 @@ def general_requests(server: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     take = Connection._take_head
 
-    def noting(self: Connection) -> bool:
-        taken = take(self)
-        if taken:
-            targets.append(self.handler.path)
-        return taken
+    def noting(self: Connection) -> Request | None:
+        request = take(self)
+        if request is not None:
+            targets.append(request.target)
+        return request
 
     monkeypatch.setattr(Connection, "_take_head", noting)
     return targets
@@ -572,36 +575,53 @@ def test_a_log_hook_that_raises(application: str, capsys: pytest.CaptureFixture[
 # ---- handing events out ------------------------------------------------------------------------------
 
 
-def channel_of(twin: Any, log: list[Any], name: str, error: BaseException | None = None) -> Any:
+def channel_of(channel_class: Any, log: list[Any], name: str, error: BaseException | None = None) -> Any:
     def turn(self: Any) -> None:
         log.append(name)
         if error is not None:
             raise error
 
-    return type("Noting", (twin.Channel,), {"turn": turn})(0, None)
+    return type("Noting", (channel_class,), {"turn": turn})(0, None)
 
 
-def test_events_are_handed_out_in_order(twin: Any) -> None:
+@pytest.fixture(params=["plain", "accelerated"])
+def events(request: pytest.FixtureRequest) -> SimpleNamespace:
+    """A channel and what hands events out to it, without the accelerator and with it."""
+    if request.param == "plain":
+        return SimpleNamespace(channel=PlainChannel, hand_out=plain_hand_out)
+    if accelerator is None:
+        pytest.skip("there is no accelerator on this leg")
+    return SimpleNamespace(channel=accelerator.Channel, hand_out=accelerator.hand_out)
+
+
+def test_events_are_handed_out_in_order(events: SimpleNamespace) -> None:
     """To connections, whatever one of them raises; the descriptors of others come back."""
     log: list[Any] = []
     error = ValueError("x")
-    connections = {3: channel_of(twin, log, "a"), 5: channel_of(twin, log, "b", error), 4: channel_of(twin, log, "c")}
+    connections = {
+        3: channel_of(events.channel, log, "a"),
+        5: channel_of(events.channel, log, "b", error),
+        4: channel_of(events.channel, log, "c"),
+    }
     failed: list[Any] = []
 
     def fail(connection: Any) -> None:
         failed.append((connection, sys.exc_info()[1]))
 
-    others = twin.hand_out([(9, 1), (5, 4), (3, 1), (8, 5), (4, 1), (3, 1)], connections, fail)
+    others = events.hand_out([(9, 1), (5, 4), (3, 1), (8, 5), (4, 1), (3, 1)], connections, fail)
     assert others == [9, 8]
     assert log == ["b", "a", "c", "a"]
     assert failed == [(connections[5], error)]
 
 
-def test_what_must_end_the_loop_does(twin: Any) -> None:
+def test_what_must_end_the_loop_does(events: SimpleNamespace) -> None:
     log: list[Any] = []
-    connections = {3: channel_of(twin, log, "a", KeyboardInterrupt()), 4: channel_of(twin, log, "b")}
+    connections = {
+        3: channel_of(events.channel, log, "a", KeyboardInterrupt()),
+        4: channel_of(events.channel, log, "b"),
+    }
     with pytest.raises(KeyboardInterrupt):
-        twin.hand_out([(3, 1), (4, 1)], connections, log.append)
+        events.hand_out([(3, 1), (4, 1)], connections, log.append)
     assert log == ["a"]
 
 
@@ -615,9 +635,10 @@ def test_lanes_share_what_they_remember() -> None:
     with make_server("127.0.0.1", 0, returning(lambda: [b"hello"])) as server:
         loop = SharedLoop(server.settings)
         inside = simple_server._inside_of(server, loop, 2).server
-        inside.revise = lambda environ: seen.append(environ["PATH_INFO"])
+        inside.front.revise = lambda environ: seen.append(environ["PATH_INFO"])
         for lane in inside.lanes:
             inside.refresh_lane(lane)
+        seen.clear()
         ours, theirs = socket.socketpair()
         with ours:
             theirs.setblocking(False)

@@ -36,6 +36,7 @@ from event_servers import (
     starting,
 )
 from fastwsgi import simple_server
+from fastwsgi._backend import Request
 from fastwsgi._events.response import Response
 from fastwsgi.handlers import SimpleHandler
 from serving import exchange, serving, wait_until
@@ -311,8 +312,11 @@ def test_an_answer_ends_when_what_is_being_sent_of_it_is_sent() -> None:
         order.append("sent")
 
     client: Any = SimpleNamespace(send=send, is_ending=lambda: False)
-    handler: Any = SimpleNamespace(get_stderr=lambda: None, command="GET")
-    response = Response(client, handler, {}, None, modern=True, persistent=True, http_version="1.1", multithread=True)
+    front: Any = SimpleNamespace(
+        error_stream=lambda request: None, http_version="1.1", multiprocess=False, revise=None
+    )
+    request = Request("GET", "/", "HTTP/1.1", [])
+    response = Response(client, front, request, {}, None, True)
     write = response.start_response("200 OK", [])
 
     def end() -> None:

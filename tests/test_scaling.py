@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from fastwsgi._events.connection import ANSWER, HEAD
-from fastwsgi._events.loop import Loop
-from fastwsgi._http.framing import check_head
+from fastwsgi._events.single_loop import SingleLoop
+from fastwsgi._events.states import ANSWER, HEAD
+from fastwsgi._http.framing import frame_request
 from fastwsgi._http.grammar import AUTHORITY, BadRequest
 from fastwsgi._http.settings import Settings
 from fastwsgi.handlers import SimpleHandler
@@ -90,7 +90,7 @@ def test_heads_that_are_refused(twin: Any, name: str) -> None:
     fields, status = REFUSED[name]
     head = twin.parse_head(LINE + HOST + fields + b"\r\n\r\n", 8190, NO_LIMIT)
     with pytest.raises(BadRequest) as refused:
-        check_head(head, Settings())
+        frame_request(head, Settings())
     assert refused.value.status == status
 
 
@@ -163,7 +163,7 @@ class Watched:
 
 @pytest.mark.parametrize("is_reversed", [False, True])
 def test_a_server_that_stops_does_not_look_at_all_connections_again_and_again(is_reversed: bool) -> None:
-    loop: Any = Loop(Settings())
+    loop: Any = SingleLoop(Settings())
     answering = [Watched(ANSWER) for _ in range(500)]
     loop.connections = dict(enumerate([Watched(HEAD) for _ in range(500)] + answering))
     Watched.looks = 0

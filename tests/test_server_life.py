@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from fastwsgi._events.phases import LAST_REQUESTS
 from listening import may_fork_beside_threads
 from serving import TIMEOUT, exchange, fetch, program_environment, running, serving
 
@@ -382,7 +383,7 @@ def test_nobody_is_accepted_while_it_stops(make: Any) -> None:
             assert slow.recv(1) == b"H"
             stopper = threading.Thread(target=server.shutdown, daemon=True)
             stopper.start()
-            while not server._inside.loop.is_closing:
+            while server._inside.loop.phase < LAST_REQUESTS:
                 pass
             with connect(server) as late:
                 thread.join(TIMEOUT)

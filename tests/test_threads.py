@@ -17,7 +17,7 @@ import pytest
 
 import event_servers
 from event_servers import BLOCK, GET, THREADED_KINDS, Client, Running, Starter, of, returning, starting
-from fastwsgi._events.loop import SharedLoop
+from fastwsgi._events.shared_loop import SharedLoop
 from serving import Address
 
 #: For what a thread waits for; nothing takes a tenth of it.

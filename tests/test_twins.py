@@ -256,7 +256,7 @@ def test_build_environ(data: bytes, tolerant: bool, base: dict[str, Any]) -> Non
     assert compiled.build_environ(base, fast) == expected
     assert fast.fields == head.fields
     assert compiled.build_environ(base, fast) == expected
-    assert compiled.build_environ(base, compiled.RequestHead(*parts(head))) == expected
+    assert compiled.build_environ(base, compiled.Request(*parts(head))) == expected
     assert base == before
     for name in ("Host", "cookie", "X-SOME-THING", "None", "\xe9"):
         assert fast.get_all(name) == head.get_all(name)

@@ -56,6 +56,7 @@ def test_programs_are_programs(program: str) -> None:
 
 # Where the compiled twin is more than its types say.
 EXTRA = r"""
+fastwsgi\._speedups\.(run_stock|SharedEpoll|FastLane|Channel|hand_out)(\..*)?  # the accelerator, which has no twin
 fastwsgi\._speedups\.[A-Z_]+  # constants of the grammar, which it imports for its own use
 .*\.(__reduce_cython__|__setstate_cython__|__test__)  # Cython's own
 """

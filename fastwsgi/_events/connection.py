@@ -1,17 +1,8 @@
 """One connection: receive, find requests, have them answered, send; and what time each of that may take.
 
-Everything here runs in the thread of the server's loop, and nothing waits. A connection is in one state:
-
-    PROXY       a proxy is to say who the client is
-    HANDSHAKE   TLS is being set up
-    HEAD        between requests, or in the middle of a head
-    BODY        in the middle of a body
-    ANSWER      the application is answering, or its answer is being sent; nothing is received meanwhile
-    LINGER      the last answer is sent; the client may still be sending, and then it must be read away
-    CLOSED
-
-A request is answered when it is whole, one after the other. The compiled twin's Channel is the base class: as
-long as a connection is between requests, it may answer whole requests by itself.
+Everything here runs in a thread of the event loop, and nothing waits. A connection is in one of the states that
+``states.py`` has in a table. A request is answered when it is whole, one after the other. With the compiled accelerator
+the base class, Channel, answers usual requests by itself, as long as no request has begun.
 """
 
 from __future__ import annotations
@@ -22,32 +13,34 @@ import io
 import os
 import socket
 import struct
-from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fastwsgi._backend import Channel, find_head_end, parse_head, parse_request_line
+from fastwsgi._backend import Request, find_head_end, parse_head, parse_request_line
 from fastwsgi._http.body import IncomingBody
-from fastwsgi._http.framing import check_head
+from fastwsgi._http.environ import split_address
+from fastwsgi._http.framing import frame_request
 from fastwsgi._http.grammar import BadRequest
 
+from .channel import Channel
 from .output import FileError, FileRange, Output
+from .phases import LAST_REQUESTS, STOPPED
 from .poller import READ, WRITE, wait_for
 from .proxy_protocol import ProxyHeader
+from .states import ANSWER, BODY, CLOSED, HANDSHAKE, HEAD, IDLE, LINGER, PROXY, SEND, State
 from .transport import PLAIN, Transport, is_departure
 
 if TYPE_CHECKING:
-    from fastwsgi._backend import FastLane
     from fastwsgi._http.settings import Settings
     from fastwsgi.types import WSGIApplication, WSGIEnvironment
 
+    from .channel import FastLane
+    from .front import Front
     from .response import Response
-
-PROXY, HANDSHAKE, HEAD, BODY, ANSWER, LINGER, CLOSED = range(7)
 
 _RECEIVE = 65536
 _MOST_READ_AWAY = 16  # times that, before other connections have their turn
-#: For so many seconds a client that has just had an answer is likely to ask again.
+#: For this many seconds a client that has just had an answer is likely to ask again.
 MOMENT = 1.0
 _PATIENCE = 0.5  # seconds for which a thread waits for a client without a look at whether the server stops
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -59,50 +52,63 @@ class Server(Protocol):
     settings: Settings
     transport: Transport
     lanes: list[FastLane]
-    begins_with_proxy: bool
-    get_app: Callable[[], WSGIApplication]
+    front: Front
+    #: How long a connection may be in each state, in seconds, by the state's index.
+    times: list[float]
 
     @property
-    def loop(self) -> Loop:
+    def loop(self) -> ConnectionLoop:
         """What serves its connections."""
         ...
 
-    def make_handler(self, connection: Connection, request_line: bytes) -> Any:
-        """A request handler for a request that begins with this line."""
-
-    def make_response(self, connection: Connection, handler: Any, environ: WSGIEnvironment, body: Any) -> Response:
-        """The response for the request that a handler holds."""
+    def get_app(self) -> WSGIApplication:
+        """The application."""
         ...
 
-    def error_answer(self, handler: Any, error: BadRequest) -> bytes:
-        """The answer to what is no request."""
+    def make_response(self, client: Any, request: Request, environ: WSGIEnvironment, body: Any) -> Response:
+        """What answers a request."""
         ...
 
     def flush_log(self, lane: FastLane) -> None:
         """Write the lines that a lane has collected."""
-
-    def handle_error(self, sock: socket.socket, address: Any) -> None:
-        """Log an exception that is being handled."""
 
     def must_end(self, error: BaseException) -> bool:
         """Whether what an application has raised is to end the server."""
         ...
 
 
-class Loop(Protocol):
+class ConnectionLoop(Protocol):
     """What a connection needs of the loop that serves it."""
 
     requests: int
-    is_closing: bool
-    is_stopped: bool
-    #: Whether several threads run it, and an application may keep one of them waiting.
+    #: Whether several threads run it, so that an application may keep one of them waiting.
     is_shared: bool
+
+    #: How far it is with stopping; see phases.py.
+    phase: int
 
     def watch(self, connection: Connection, events: int) -> None:
         """Call on_event() when the socket is ready for these events, and for no others."""
 
     def forget(self, connection: Connection) -> None:
         """Take note that a connection is about to close its socket."""
+
+
+class Answer(Protocol):
+    """What a connection needs of a response."""
+
+    #: Whether there is nothing more to come from it.
+    finished: bool
+    #: Whether the connection can be used for another request.
+    persistent: bool
+    #: Whether the client could take what it got for the whole.
+    must_reset: bool
+
+    def advance(self) -> None:
+        """Go on."""
+
+    def abandon(self) -> None:
+        """The client is gone, or has to go."""
 
 
 class _Sent:
@@ -113,6 +119,12 @@ class _Sent:
 
     def __init__(self, persistent: bool) -> None:
         self.persistent = persistent
+
+    def advance(self) -> None:
+        """Nothing: it's finished."""
+
+    def abandon(self) -> None:
+        """Nothing."""
 
 
 class ClientGoneError(ConnectionAbortedError):
@@ -126,7 +138,7 @@ class Connection(Channel):
     """
 
     __slots__ = (
-        "address", "body", "broken", "buffer", "handler", "output", "proxy_header", "request_line_size", "response",
+        "address", "body", "broken", "buffer", "output", "proxy_header", "request", "request_line_size", "response",
         "scanned", "server", "sock", "state", "watched",
     )  # fmt: skip
 
@@ -135,55 +147,71 @@ class Connection(Channel):
         self.server = server
         self.sock = sock
         self.address = address
-        self.state = HEAD
         #: What was received and not yet understood; None between requests.
         self.buffer: bytearray | None = None
         #: How much of the buffer was searched for the head's end.
         self.scanned = 0
         #: With its line end; 0: not there yet.
         self.request_line_size = 0
-        self.handler: Any = None
+        #: The request whose head is there, until it's answered.
+        self.request: Request | None = None
         self.body: IncomingBody | None = None
-        self.response: Response | None = None
+        self.response: Answer | None = None
         self.output: Output | None = None
         self.broken = False
         self.watched = 0
-        self.deadline = monotonic() + server.settings.head_timeout
         self.proxy_header: ProxyHeader | None = None
-        if server.begins_with_proxy:
+        now = monotonic()
+        if server.front.begins_with_proxy:
             self.proxy_header = ProxyHeader()
-            self.state = PROXY
-            self.between_requests = False
-        elif server.transport is not PLAIN:
-            self.state = HANDSHAKE
-            self.between_requests = False
+            self._enter(PROXY)
+        else:
+            self._enter(IDLE if server.transport is PLAIN else HANDSHAKE, now)
+        self.deadline = now + server.settings.head_timeout
+
+    def _enter(self, state: State, now: float | None = None) -> None:
+        """Be in another state: the one place where a state's deadline, events and lane are set.
+
+        now: the time, if it's known already.
+        """
+        if state.watches and (self.watched or state.watches != READ):  # a new one is watched when its turn is over
+            self.server.loop.watch(self, state.watches)  # first: it may raise
+        self.state = state
+        self.between_requests = state.for_lane and self.lane is not None
+        if state.timeout:
+            self.deadline = (monotonic() if now is None else now) + self.server.times[state.index]
+
+    def _progressed(self) -> None:
+        """A step forward was made, so the time of the state begins again."""
+        self.deadline = monotonic() + self.server.settings.progress_timeout
 
     # ---- events --------------------------------------------------------------------------------------
 
     def turn(self) -> None:
         """Do what can be done now."""
+        state = self.state
         try:
-            if self.state == ANSWER:
+            if state is SEND:
                 self._go_on_answering()
-            elif self.state == LINGER:
+            elif state is LINGER:
                 self._read_away()
-            elif self.state == HANDSHAKE:
+            elif state is HANDSHAKE:
                 self._shake_hands()
-            elif self.state == PROXY:
+            elif state is PROXY:
                 self._take_proxy_header()
-            elif self.state != CLOSED:
+            elif state is not CLOSED and state is not ANSWER:
                 self._read()
         except ClientGoneError:
             self.close()
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self.state == BODY or (self.state == HEAD and self.buffer):
+        if self.state is HEAD or self.state is BODY:
             try:
                 self._refuse(BadRequest(408, "The request took too long"))
             except ClientGoneError:
                 self.close()
-        elif self.state != HEAD or not self.has_input():  # which may have come after the events that are handled
+        elif self.state is not IDLE or not self.has_input():  # which may have come after the events that are handled
             self.close()
 
     def _read(self) -> None:
@@ -192,16 +220,19 @@ class Connection(Channel):
             self._flush()
             if not self.output:
                 self.server.loop.watch(self, READ)
-        while self.state in (HEAD, BODY):
+        while True:
             data = self._receive()
             if data is None:
                 break
             if not data:
                 self._end_of_input()
-            else:
-                self._take(data)
-                if not transport.pending(self.sock):
-                    break
+                break
+            self._take(data)
+            if not transport.pending(self.sock) or not self._takes_input():
+                break
+
+    def _takes_input(self) -> bool:
+        return self.state is IDLE or self.state is HEAD or self.state is BODY
 
     def _receive(self) -> bytes | None:
         try:
@@ -210,11 +241,11 @@ class Connection(Channel):
             raise ClientGoneError from error
 
     def _end_of_input(self) -> None:
-        """The client sends nothing more; what it began, isn't a request."""
-        if self.state == BODY or self.buffer:
-            self._refuse(BadRequest(400, "Incomplete request"))
-        else:
+        """The client sends nothing more; what it began isn't a request."""
+        if self.state is IDLE:
             self.close()
+        else:
+            self._refuse(BadRequest(400, "Incomplete request"))
 
     def _take_proxy_header(self) -> None:
         """Take the header off the stream and nothing behind it, for that may be TLS."""
@@ -229,11 +260,11 @@ class Connection(Channel):
             except (BlockingIOError, InterruptedError):
                 return
             except (OSError, BadRequest) as error:
-                raise ClientGoneError from error  # who isn't the proxy, is told nothing
+                raise ClientGoneError from error  # a peer that isn't the proxy is told nothing
         self.proxy_header = None
         self.address = header.source or self.address
-        self.state = HEAD if self.server.transport is PLAIN else HANDSHAKE
-        self.between_requests = self.state == HEAD and self.lane is not None
+        self.remote = None
+        self._begin(IDLE if self.server.transport is PLAIN else HANDSHAKE)
         self.on_event()
 
     def _shake_hands(self) -> None:
@@ -243,8 +274,14 @@ class Connection(Channel):
             raise ClientGoneError from error
         self.server.loop.watch(self, waits_for or READ)
         if not waits_for:
-            self.state = HEAD
+            self._begin(IDLE)
             self._read()
+
+    def _begin(self, state: State) -> None:
+        """Go on to another state before the first request, in the time that is left since the connection's start."""
+        deadline = self.deadline
+        self._enter(state)
+        self.deadline = deadline
 
     def drop_urgent_data(self) -> None:
         """Take an octet of urgent data off the socket, where it's beside the stream and ends each receive()."""
@@ -255,86 +292,128 @@ class Connection(Channel):
 
     def _take(self, data: bytes) -> None:
         """Take octets from the client, and have every request answered that is whole by now."""
-        if self.state == BODY:
-            self.deadline = monotonic() + self.server.settings.progress_timeout
         if self.buffer is None:
-            self.deadline = monotonic() + self.server.settings.head_timeout
             self.buffer = bytearray(data)
-            self.between_requests = False
         else:
             self.buffer += data
+            if self.state is BODY:
+                self._progressed()
         self._proceed()
 
     def _proceed(self) -> None:
+        """Have every request answered that is whole by now."""
         try:
-            while (self.state == HEAD and self._take_head()) or (self.state == BODY and self._take_body()):
+            while self.buffer is not None and self._takes_input() and self._take_request():
                 pass
         except BadRequest as error:
             self._refuse(error)
 
-    def _take_head(self) -> bool:
-        """Whether there is a whole head in the buffer; if so, it's taken out, and the body comes next."""
+    def _take_request(self) -> bool:
+        """Take what belongs to a request off the buffer; whether it was whole, and given to the application."""
+        request = self.request
+        if request is None:
+            request = self._take_head()
+            if request is None:
+                return False
+        content = None
+        body = self.body
+        if body is not None:
+            assert self.buffer is not None
+            if not body.take(self.buffer):
+                if self.state is not BODY:
+                    self._await_body(request)
+                return False
+            content = body.content
+        server = self.server
+        self._enter(ANSWER, request.began if content is None else None)
+        if content is None:
+            environ, stream = server.front.make_environ(request, 0), io.BytesIO()
+        else:
+            environ, stream = server.front.make_environ(request, content.size), content.rewound()  # type: ignore[assignment]
+        self.response = response = server.make_response(self, request, environ, stream)
+        self.body = None  # the response's, from here on
+        response.run(server.get_app())
+        self._see_what_is_left()
+        return True
+
+    def _take_head(self) -> Request | None:
+        """The request whose head is whole in the buffer, of which it's taken out; None if there is none yet."""
         buffer, settings = self.buffer, self.server.settings
-        if buffer and not self.scanned:
+        assert buffer is not None
+        if not self.scanned:
             while buffer.startswith(b"\r\n"):
                 del buffer[:2]  # RFC 9112 section 2.2
-        if not buffer or buffer == b"\r":
-            return False
+            if not buffer:
+                self.buffer = None
+                if self.state is not IDLE:
+                    self._enter(IDLE)
+                return None
         end = find_head_end(buffer, self.scanned)
-        if not self.request_line_size:
-            self.request_line_size = buffer.find(b"\n", self.scanned) + 1
-            if not self.request_line_size and len(buffer) > settings.max_request_line + 2:
+        line_size = self.request_line_size
+        if not line_size:
+            line_size = self.request_line_size = buffer.find(b"\n", self.scanned) + 1
+            if not line_size and len(buffer) > settings.max_request_line + 2:
                 raise BadRequest(414, "URI Too Long")
-            if self.request_line_size and end < 0:  # the answer to a bad line doesn't wait for the lines after it
-                parse_request_line(bytes(buffer[: self.request_line_size]), settings.max_request_line)
-        fields_size = (end if end > 0 else len(buffer)) - self.request_line_size
-        if self.request_line_size and fields_size > settings.max_field_section:
+            if line_size and end < 0:  # the answer to a bad line doesn't wait for the lines after it
+                parse_request_line(bytes(buffer[:line_size]), settings.max_request_line)
+        if line_size and (end if end > 0 else len(buffer)) - line_size > settings.max_field_section:
             raise BadRequest(431, "Request Header Fields Too Large")
         if end < 0:
-            self.scanned = len(buffer)
-            return False
-        self.began = now = monotonic()
-        self.handler = self.parsed_handler(bytes(buffer[:end]))
-        framing = self.handler._framing
+            self.scanned = len(buffer) if buffer != b"\r" else 0
+            if self.state is not HEAD:
+                self._enter(HEAD)
+            return None
+        head = bytes(buffer[:end])
+        request = self.parsed(head)
         del buffer[:end]
         self.scanned = self.request_line_size = 0
-        self.body = IncomingBody(framing.length, settings) if framing.length != 0 else None
-        self.state = BODY
-        self.deadline = now + settings.progress_timeout
-        if framing.expects_continue and not buffer:
+        self.body = IncomingBody(request.length, settings) if request.length != 0 else None
+        return request
+
+    def parsed(self, head: bytes) -> Request:
+        """The request of a whole head, which is this connection's from now on. Raises BadRequest."""
+        settings = self.server.settings
+        request = parse_head(head, settings.max_request_line, settings.max_fields)
+        self.describe(request)
+        request.began = monotonic()
+        frame_request(request, settings)
+        self.request = request
+        return request
+
+    def describe(self, request: Request) -> None:
+        """Tell a request whose it is."""
+        if self.remote is None:
+            self.remote = self.client()
+        request.client = self.remote
+        request.sock = self.sock
+        request.address = self.address
+        request.is_tls = self.server.transport is not PLAIN
+
+    def _await_body(self, request: Request) -> None:
+        """Wait for the rest of a body, or for all of it."""
+        self._enter(BODY, request.began)
+        if request.expects_continue and not self.buffer:
             self.send(_CONTINUE)
             if self.output:
                 self.server.loop.watch(self, READ | WRITE)
-        return True
-
-    def _take_body(self) -> bool:
-        """Whether the request is whole; if so, it was given to the application."""
-        content = None
-        if self.body is not None:
-            assert self.buffer is not None
-            if not self.body.take(self.buffer):
-                return False
-            content = self.body.content
-        self.state = ANSWER
-        environ = self.handler._whole_environ(content.size if content is not None else 0)
-        stream = content.rewound() if content is not None else io.BytesIO()
-        self.response = self.server.make_response(self, self.handler, environ, stream)
-        self.body = None  # the response's, from here on
-        self.response.run(self.server.get_app())
-        self._see_what_is_left()
-        return True
 
     def _refuse(self, error: BadRequest) -> None:
         """Answer what is no request, and take no other from this client."""
-        if self.handler is None:
-            self.began = monotonic()
+        request = self.request
+        if request is None:
             line = bytes((self.buffer or b"")[: self.server.settings.max_request_line + 2])
-            self.handler = self.server.make_handler(self, line[: line.find(b"\n") + 1 or len(line)])
+            request = self.request = self._unread(line[: line.find(b"\n") + 1 or len(line)])
         self._drop_body()
-        self.state = ANSWER
-        self.deadline = monotonic() + self.server.settings.progress_timeout
-        self.send(self.server.error_answer(self.handler, error))
+        self._enter(ANSWER)
+        self.send(self.server.front.error_answer(request, error))
         self._see_what_is_left()
+
+    def _unread(self, line: bytes = b"") -> Request:
+        """What stands for a request of which no whole head was read. line: what there is of its request line."""
+        request = Request("", "", "HTTP/1.0", [], line)
+        self.describe(request)
+        request.began = monotonic()
+        return request
 
     def _drop_body(self) -> None:
         if self.body is not None:
@@ -348,7 +427,7 @@ class Connection(Channel):
 
         Raises ClientGoneError if that can't be done; then the connection is broken, and takes nothing more.
         """
-        if self.broken or self.state == CLOSED:
+        if self.broken or self.state is CLOSED:
             raise ClientGoneError
         try:
             sent = 0 if self.output and not self._makes_room() else self.server.transport.send(self.sock, data)
@@ -380,14 +459,14 @@ class Connection(Channel):
         if self.output is None:
             self.output = Output(self.server.settings.max_output)
         if not self.output:
-            self.deadline = monotonic() + self.server.settings.progress_timeout
+            self._progressed()
         return self.output
 
     def _flush(self) -> None:
         assert self.output is not None
         try:
             if self.output.flush(self.sock, self.server.transport):
-                self.deadline = monotonic() + self.server.settings.progress_timeout
+                self._progressed()
         except OSError as error:
             raise self._given_up(error) from error
 
@@ -395,8 +474,7 @@ class Connection(Channel):
         """Break the connection, since its answer can't be whole any more. Log the error unless the client has left."""
         self._break()
         if isinstance(error, FileError) or not is_departure(error):
-            handler = self.handler or self.server.make_handler(self, b"")
-            handler._log_failure("The answer can't be sent", error)
+            self.server.front.log_failure(self.request or self._unread(), "The answer can't be sent", error)
         return ClientGoneError()
 
     def has_input(self) -> bool:
@@ -410,7 +488,7 @@ class Connection(Channel):
         return True
 
     def is_gone(self) -> bool:
-        return self.broken or self.state == CLOSED
+        return self.broken or self.state is CLOSED
 
     def unsent(self) -> int:
         return self.output.octets() if self.output is not None else 0
@@ -421,7 +499,7 @@ class Connection(Channel):
     def wait_for_room(self) -> None:
         while self.is_full():
             left = self.deadline - monotonic()
-            if left <= 0 or self.server.loop.is_stopped:
+            if left <= 0 or self.server.loop.phase >= STOPPED:
                 self._break()
                 raise ClientGoneError
             if wait_for(self.sock, WRITE, min(left, _PATIENCE)):
@@ -431,7 +509,7 @@ class Connection(Channel):
         return not self.output
 
     def is_ending(self) -> bool:
-        return self.server.loop.is_closing
+        return self.server.loop.phase >= LAST_REQUESTS
 
     def must_end(self, error: BaseException) -> bool:
         return self.server.must_end(error)
@@ -439,8 +517,10 @@ class Connection(Channel):
     def _go_on_answering(self) -> None:
         if self.output:
             self._flush()
-        if self.response is not None and not self.response.finished and not self.is_full():
-            self.response.advance()
+        response = self.response
+        if response is not None and not response.finished and not self.is_full():
+            self._enter(ANSWER)
+            response.advance()
         self._see_what_is_left()
         self._proceed()
 
@@ -450,45 +530,45 @@ class Connection(Channel):
         if self.broken:
             self.close()
         elif self.output or (response is not None and not response.finished):
-            if not self.output:
-                self.deadline = monotonic() + self.server.settings.progress_timeout
-            self.server.loop.watch(self, WRITE)
-        else:
+            if self.state is not SEND:
+                self._enter(SEND)
+            elif not self.output:
+                self._progressed()
+        elif self.state is not CLOSED:
             self._end_request(response)
 
-    def _end_request(self, response: Response | None) -> None:
-        client_closes = self.handler is not None and self.handler.close_connection
-        self.output = self.response = self.handler = None
+    def _end_request(self, response: Answer | None) -> None:
+        request = self.request
+        self.output = self.response = self.request = None
         self.server.loop.requests += 1
         if response is not None and response.persistent:
             self._await_request()
         elif response is not None and response.must_reset:
             self.reset()
-        elif response is not None and client_closes and not self.buffer:
+        elif response is not None and request is not None and self._is_last(request) and not self.buffer:
             self.close()
         else:
             self._close_kindly()
 
+    def _is_last(self, request: Request) -> bool:
+        """Whether the client sends no other request, and so waits for nothing but the end."""
+        return not request.is_persistent or self.server.front.http_version == "1.0"
+
     def _await_request(self) -> None:
-        settings = self.server.settings
-        self.state = HEAD
-        if self.watched:
-            self.server.loop.watch(self, READ)
         if self.buffer:
-            self.deadline = monotonic() + settings.head_timeout
-        else:
-            self.buffer = None
+            self._enter(HEAD)
+            return
+        self.buffer = None
+        self._enter(IDLE)
+        if self.server.loop.phase >= LAST_REQUESTS:
             # The answer was begun before the server was to close, and has promised to take another request.
-            time = MOMENT if self.server.loop.is_closing else settings.keep_alive_timeout
-            self.deadline = monotonic() + min(time, settings.keep_alive_timeout)
-            self.between_requests = self.lane is not None
+            self.deadline = min(self.deadline, monotonic() + MOMENT)
 
     # ---- what the fast lane hands over ---------------------------------------------------------------
 
     def client(self) -> tuple[str, str]:
         """The client's address and port, as an environ has them."""
-        handler = self.server.make_handler(self, b"")
-        return handler._client()  # type: ignore[no-any-return]
+        return split_address(self.address)
 
     def received(self, data: bytes) -> None:
         """Take octets that were received, and have not been looked at."""
@@ -498,29 +578,19 @@ class Connection(Channel):
         except ClientGoneError:
             self.close()
 
-    def begin_response(self, head: bytes, environ: WSGIEnvironment, body: Any) -> Response:
+    def begin_response(self, request: Request, environ: WSGIEnvironment, body: Any) -> Response:
         """A response whose application was called already, or is being called."""
         self.flush_log()
-        self.handler = self.parsed_handler(head)
-        self.state = ANSWER
-        self.between_requests = False
-        self.response = self.server.make_response(self, self.handler, {}, body)
-        self.response.environ = environ
-        return self.response
+        self.request = request
+        self._enter(ANSWER)
+        self.response = response = self.server.make_response(self, request, {}, body)
+        response.environ = request.environ = environ
+        return response
 
     def flush_log(self) -> None:
         """Write what the lane has logged, before anything that comes later."""
         if self.lane is not None:
             self.server.flush_log(self.lane)
-
-    def parsed_handler(self, head: bytes) -> Any:
-        """A request handler for a whole head. Raises BadRequest."""
-        settings = self.server.settings
-        parsed = parse_head(head, settings.max_request_line, settings.max_fields)
-        framing = check_head(parsed, settings)
-        handler = self.server.make_handler(self, head[: head.find(b"\n") + 1])
-        handler._take_head(parsed, framing)
-        return handler
 
     def adopt(
         self, response: Response, rest: bytes, error: BaseException | None = None, unsent: bytes = b""
@@ -548,17 +618,15 @@ class Connection(Channel):
 
     def send_rest(self, data: memoryview, rest: bytes, persistent: bool) -> None:
         """Send what the socket hasn't taken of an answer; rest: what was received after the request."""
-        self.state = ANSWER
-        self.between_requests = False
         self.buffer = bytearray(rest)
-        self.response = _Sent(persistent)  # type: ignore[assignment]
+        self.response = _Sent(persistent)
         self._waiting().put(data)
-        self._see_what_is_left()
+        self._enter(SEND)
 
-    def close_failed(self, head: bytes, error: BaseException) -> None:
+    def close_failed(self, request: Request, error: BaseException) -> None:
         """Log what an iterable's close() or a log hook has raised after the answer. Raise it again if it's a Ctrl-C."""
         self.flush_log()
-        self.server.make_response(self, self.parsed_handler(head), {}, None).too_late(error)
+        self.server.make_response(self, request, {}, None).too_late(error)
 
     # ---- the end -------------------------------------------------------------------------------------
 
@@ -568,12 +636,9 @@ class Connection(Channel):
         Closing a socket with octets to read resets the connection, and the client may lose its answer.
         """
         self.buffer = None
-        self.between_requests = False
-        self.state = LINGER
-        self.deadline = monotonic() + self.server.settings.linger_timeout
         self.flush_log()
         self.server.transport.end_of_output(self.sock)
-        self.server.loop.watch(self, READ)
+        self._enter(LINGER)
         self._read_away()
 
     def _read_away(self) -> None:
@@ -601,26 +666,25 @@ class Connection(Channel):
 
         Every step is taken, whatever another one raises. Only a Ctrl-C in the application is raised from here.
         """
-        state, response, output, handler = self.state, self.response, self.output, self.handler
-        if state == CLOSED:
+        state, response, output, request = self.state, self.response, self.output, self.request
+        if state is CLOSED:
             return
         is_answering = response is not None and not response.finished
         if not self.broken:
             if output or is_answering or (response is not None and response.must_reset):
                 self._break()
-            elif state not in (PROXY, HANDSHAKE) and self.server.transport is not PLAIN:
+            elif state is not PROXY and state is not HANDSHAKE and self.server.transport is not PLAIN:
                 self.server.transport.end_of_output(self.sock)  # RFC 9112 section 9.8: a closure alert first
-        if state in (BODY, ANSWER) or self.buffer:
+        if state is HEAD or state is BODY or state.is_answering:
             self.server.loop.requests += 1  # whatever became of it
-        self.state = CLOSED
-        self.between_requests = False
-        self.response = self.handler = None
+        self._enter(CLOSED)
+        self.response = self.request = None
         try:
             self._drop_body()
             if response is not None and is_answering:
                 response.abandon()
-            elif state == BODY:
-                self._log_unanswered(handler)
+            elif state is BODY and request is not None:
+                self._log_unanswered(request)
             self.flush_log()
         finally:
             if output is not None:
@@ -634,9 +698,9 @@ class Connection(Channel):
                 except OSError:  # the descriptor is closed all the same
                     pass
 
-    def _log_unanswered(self, handler: Any) -> None:
+    def _log_unanswered(self, request: Request) -> None:
         """Log a request whose client is gone before it was whole."""
         try:
-            handler.log_request("-", 0)
+            self.server.front.log_request(request, "-", 0)
         except Exception:
-            self.server.handle_error(self.sock, self.address)
+            self.server.front.handle_error(self.sock, self.address)

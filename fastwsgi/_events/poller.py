@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Any, Protocol
 
-from fastwsgi._backend import SharedEpoll
+from fastwsgi._backend import accelerator
 
 # epoll's own numbers, so that nothing is translated where it matters.
 READ, WRITE = 1, 4
@@ -136,6 +136,31 @@ class SharedPoller(Protocol):
         """Give back what the platform lent."""
 
 
+class SharedEpoll:
+    """Linux. What was reported isn't reported again until it changes, or is armed again.
+
+    The accelerator has one that does the same without releasing the GIL.
+    """
+
+    reports_changes = True
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+
+    def arm(self, fd: int, events: int, is_new: bool = False) -> None:
+        (self._epoll.register if is_new else self._epoll.modify)(fd, events | select.EPOLLET)
+
+    def forget(self, fd: int) -> None:
+        """Nothing: closing is enough."""
+
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        """One at a time: a thread that took several would keep the others waiting while it is in an application."""
+        return self._epoll.poll(timeout, 1)
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
 class LeaderPoller:
     """Everywhere: one thread at a time waits, and the others wait for it.
 
@@ -223,7 +248,9 @@ def make_poller(kind: str = "best") -> Poller:
 
 def make_shared_poller(kind: str = "best") -> SharedPoller:
     """The same for several threads."""
-    return SharedEpoll() if kind == "best" and hasattr(select, "epoll") else LeaderPoller()
+    if kind == "best" and hasattr(select, "epoll"):
+        return SharedEpoll() if accelerator is None else accelerator.SharedEpoll()
+    return LeaderPoller()
 
 
 def wait_for(sock: Any, events: int, timeout: float) -> bool:

@@ -20,16 +20,17 @@ from time import sleep
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import FileWrapper
+from fastwsgi._http.answer import frame_answer
 from fastwsgi._http.gather import gathered
-from fastwsgi._http.grammar import is_content_length
 from fastwsgi._http.spool import discard
-from fastwsgi.handlers import SimpleHandler
+from fastwsgi.handlers import BaseHandler, SimpleHandler
 
 from .output import FileRange
 
 if TYPE_CHECKING:
+    from fastwsgi._backend import Request
     from fastwsgi.handlers import ExcInfo
-    from fastwsgi.types import WSGIApplication, WSGIEnvironment
+    from fastwsgi.types import ErrorStream, WSGIApplication, WSGIEnvironment
 
 # These run no code of the application, whose exceptions may have properties of these names.
 _cause_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
@@ -82,64 +83,82 @@ class Client(Protocol):
         ...
 
 
-class Response(SimpleHandler):
-    """Runs an application for one request, and frames its answer by RFC 9112 section 6.
+class ResponseFront(Protocol):
+    """What a response needs of the face of the server."""
 
-    client: the connection; request_handler: a WSGIRequestHandler with the request, for its hooks; environ: the
-    request's variables; body: the stream for ``wsgi.input``; modern: whether the client speaks HTTP/1.1;
-    persistent: whether the connection may be used again; http_version: str, ours; multithread: whether it's run in
-    one of several threads. Then it never pauses, for an iterable must stay in its thread.
+    #: "1.1" or "1.0", the version of our answers.
+    http_version: str
+    #: Whether other processes serve the application, too.
+    multiprocess: bool
+    #: Changes an environ that is otherwise whole, by what is in it; None if nothing has to be changed.
+    revise: Callable[[WSGIEnvironment], None] | None
+
+    def error_stream(self, request: Request) -> ErrorStream:
+        """The stream for ``wsgi.errors``."""
+        ...
+
+    def log_request(self, request: Request, status: str, size: int) -> None:
+        """Log a request. status: the three digits of its answer, "-" for none; size: octets of the body sent."""
+
+    def log_error(self, request: Request, message: str) -> None:
+        """Log a fault in the answer to a request."""
+
+
+class Response(SimpleHandler):
+    """Runs an application for one request, and sends its answer.
+
+    client: the connection; front: the face of the server; request: what is answered; environ: the request's part of
+    its environ; body: the stream for ``wsgi.input``; multithread: whether it runs in one of several threads. Then it
+    never pauses, for an iterable must stay in its thread.
     """
 
-    request_handler: Any
     stdin: Any
+
+    #: Whether the connection can be used for another request after this one.
+    persistent = False
+    #: Whether there is nothing more to come: the iterable is closed, the request logged.
+    finished = False
+    #: Whether nothing but the connection's end tells where the body ends.
+    ends_with_connection = False
+    #: Whether the body that the client got isn't whole, and would look so if the connection were closed.
+    must_reset = False
+    #: The application's, of its own because others run in this thread while it pauses; None while it is entered.
+    context: Context | None = None
+    _blocks: Iterator[bytes] | None = None
+    _file: Any = None
+    _in_body = False
+    _is_empty = False
+    _bodiless = False
+    _chunked = False
+    _room: int | None = None  # octets that the Content-Length leaves
+    _surplus = False
+    # The application may keep start_response() and write(), and call them at any time, in any thread. Other threads
+    # take a gate, which is there from the first such call on. The answer's own thread takes it, too, if it's there;
+    # else it says that it is inside, and they wait for it.
+    _is_inside = False
+    _gate: threading.RLock | None = None
+    #: Whether the application has no say any more.
+    _is_shut = False
 
     def __init__(
         self,
         client: Client,
-        request_handler: Any,
+        front: ResponseFront,
+        request: Request,
         environ: WSGIEnvironment,
         body: Any,
-        *,
-        modern: bool,
-        persistent: bool,
-        http_version: str,
         multithread: bool,
     ) -> None:
-        no_stream: Any = None  # as _write() is our own
-        super().__init__(body, no_stream, request_handler.get_stderr(), environ, multithread=multithread)
+        # As _write() is our own, there is no stream for the answer.
+        super().__init__(body, None, front.error_stream(request), environ, multithread, front.multiprocess)  # type: ignore[arg-type]
         self.client = client
-        self.request_handler = request_handler
-        self.http_version = http_version
-        self.modern = modern
-        #: Whether the connection can be used for another request, after this one.
-        self.persistent = persistent
-        #: Whether there is nothing more to come: the iterable is closed, the request logged.
-        self.finished = False
-        #: Whether nothing but the connection's end tells where the body ends.
-        self.ends_with_connection = False
-        #: Whether the body that the client got isn't whole, and would look so if the connection were closed.
-        self.must_reset = False
-        #: The application's, of its own because others run in this thread while it pauses; None while it is entered.
-        self.context: Context | None = None
+        self.front = front
+        self.request = request
+        self.http_version = front.http_version
+        self.persistent = request.is_persistent
         self._pieces: list[bytes] = []
-        self._blocks: Iterator[bytes] | None = None
-        self._file: Any = None
-        self._in_body = False
-        self._is_empty = False
-        self._bodiless = False
-        self._chunked = False
-        self._room: int | None = None  # octets that the Content-Length leaves
-        self._surplus = False
         self._may_pause = not multithread
-        # The application may keep start_response() and write(), and call them at any time, in any thread. Other threads
-        # take a gate, which is there from the first such call on. The answer's own thread takes it, too, if it's there;
-        # else it says that it is inside, and they wait for it.
         self._thread = get_ident()
-        self._is_inside = False
-        self._gate: threading.RLock | None = None
-        #: Whether the application has no say any more.
-        self._is_shut = False
 
     # ---- the course of it ----------------------------------------------------------------------------
 
@@ -274,8 +293,9 @@ class Response(SimpleHandler):
             if self._room:
                 self.persistent = False
             try:
-                self.request_handler.log_error(
-                    "The application's body has %s bytes than its Content-Length", "more" if self._surplus else "fewer"
+                difference = "more" if self._surplus else "fewer"
+                self.front.log_error(
+                    self.request, f"The application's body has {difference} bytes than its Content-Length"
                 )
             except BaseException as error:
                 self.too_late(error)
@@ -290,6 +310,21 @@ class Response(SimpleHandler):
         finally:
             if type(self.stdin) is not io.BytesIO:
                 discard(self.stdin)
+
+    def close(self) -> None:
+        """Log the request; then close as ``BaseHandler`` does."""
+        try:
+            self.front.log_request(self.request, self.status.split(" ", 1)[0] if self.status else "-", self.bytes_sent)
+        finally:
+            BaseHandler.close(self)
+
+    def setup_environ(self) -> None:
+        super().setup_environ()
+        environ = self.request.environ = self.environ
+        revise = self.front.revise
+        if revise is not None:
+            revise(environ)
+            self.request.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
 
     def too_late(self, error: BaseException) -> None:
         """Log what the application or a hook has raised after the answer was sent. Raise it again if it's a Ctrl-C."""
@@ -376,52 +411,44 @@ class Response(SimpleHandler):
     def cleanup_headers(self) -> None:
         # On a copy: an application may use its list again, and these fields are not its own to set.
         headers = self.headers = self.headers_class(self.headers.items())  # type: ignore[union-attr]
-        self._chunked, self._room, self.ends_with_connection = False, None, False
-        code = self.status[:3]  # type: ignore[index]
-        is_head = self.request_handler.command == "HEAD"
-        # RFC 9110 sections 6.4.1 and 8.6: which answers have no body, and which of them no length.
-        lengthless = code == "204" or code[0] == "1"
-        self._bodiless = is_head or lengthless or code == "304"
         lengths = headers.get_all("Content-Length")
-        if lengthless:
-            del headers["Content-Length"]
-        elif lengths:
-            if len(lengths) > 1 or not is_content_length(lengths[0]):
-                raise ValueError(f"Content-Length must be one decimal number (got {', '.join(lengths)!r})")
-        elif code != "304":
-            self.set_content_length()
-            if "Content-Length" not in headers and not is_head:
-                self._chunked = self.modern and self.http_version != "1.0"
-                if self._chunked:
-                    headers["Transfer-Encoding"] = "chunked"
-                else:
-                    self.ends_with_connection = True
-                    self.persistent = False
-        if not self._bodiless and "Content-Length" in headers:
-            self._room = int(headers["Content-Length"])  # type: ignore[arg-type]
-        if self.client.is_ending():
-            self.persistent = False
-        if self.http_version == "1.0":
-            self.persistent = False
-        elif not self.persistent:
-            headers["Connection"] = "close"
-        elif not self.modern:
-            headers["Connection"] = "keep-alive"
+        is_head = self.request.method == "HEAD"
+        framing = frame_answer(
+            self.status,  # type: ignore[arg-type]
+            lengths,
+            None if lengths else self._size(is_head),
+            is_head=is_head,
+            modern=self.request.version != "HTTP/1.0",
+            persistent=self.persistent and not self.client.is_ending(),
+            version=self.http_version,
+        )
+        self._bodiless, self._room, length, self._chunked, self.ends_with_connection, self.persistent, option = framing
+        if length is not None:
+            if length:
+                headers["Content-Length"] = length
+            else:
+                del headers["Content-Length"]
+        if self._chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        if option is not None:
+            headers["Connection"] = option
+
+    def _size(self, is_head: bool) -> int | None:
+        """How many octets the body has, if that is known before it's sent."""
+        if self._file is not None:
+            return self._file.count  # type: ignore[no-any-return]
+        if self._is_empty:
+            # To HEAD an application may answer without the body that it has for GET.
+            return None if is_head else 0
+        if type(self.result) in (list, tuple):
+            return sum(map(len, self.result))
+        try:
+            return self.bytes_sent if len(self.result) == 1 else None
+        except (TypeError, AttributeError, NotImplementedError):
+            return None
 
     def client_is_modern(self) -> bool:
         return True  # who speaks HTTP/0.9 isn't served; and an application may have emptied the environ
-
-    def set_content_length(self) -> None:
-        if self._file is not None:
-            self.headers["Content-Length"] = str(self._file.count)  # type: ignore[index]
-        elif self._is_empty:
-            # To HEAD an application may answer without the body that it has for GET.
-            if self.request_handler.command != "HEAD":
-                self.headers["Content-Length"] = "0"  # type: ignore[index]
-        elif type(self.result) in (list, tuple):
-            self.headers["Content-Length"] = str(sum([len(block) for block in self.result]))  # type: ignore[index]
-        else:
-            super().set_content_length()
 
     def sendfile(self) -> bool:
         """Send a regular file without reading it; PEP 3333, "Optional Platform-Specific File Handling"."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
-import json
+import json.encoder
 import logging
 import os
 import re
@@ -12,11 +12,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from fastwsgi._http.grammar import split_target
 
 from .error_log import report
+
+if TYPE_CHECKING:
+    from fastwsgi._backend import Request
 
 # A size of 0 reads "0" in both, where Apache's own definitions have "%b" and so "-": the column is a number then, and
 # it's what the fast lane writes, which makes common lines by itself.
@@ -26,6 +30,7 @@ COMBINED: Final = COMMON + ' "%{Referer}i" "%{User-Agent}i"'
 _DIRECTIVE: Final = re.compile(r"%(?:\{([^{}]*)\})?(>?[A-Za-z%])|%")
 # Everything but visible ASCII and the space, and the two characters by which a quoted value ends or goes on.
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
+_json_text: Final[Callable[[str], str]] = json.encoder.encode_basestring_ascii
 # Not strftime's %b, which speaks the language of the process.
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -72,19 +77,19 @@ class AccessLog:
         #: Whether lines are ``address - - [stamp()] "request line" status size``.
         self.is_common = template == COMMON
         self._now = _Now(-1, "", "")
-        self._make = _json_line if format == "json" else _compiled(template)
+        self._make: _Maker = _json_line if format == "json" else _compiled(template)
 
-    def line(self, request: Any, status: str, size: int, seconds: float) -> str:
-        """The line for a request, without its end.
+    def line(self, request: Request, status: str, size: int, port: str = "") -> str:
+        """The line for a request, with its end.
 
-        request: the request handler, of a bad request, too; status: its answer's code, three digits; size: octets of
-        the body that were sent; seconds: the time from the request's head to the answer's end.
+        request: a bad one, too; status: its answer's code, three digits, or "-" for none; size: octets of the body that
+        were sent; port: of the server. The time that it took is from the request's head to now.
         """
-        return self._make(_Entry(request, status, size, seconds, self._time()))
+        return self._make(request, status, size, port, self._time())
 
-    def log(self, request: Any, status: str, size: int, seconds: float) -> None:
+    def log(self, request: Request, status: str, size: int, port: str = "") -> None:
         """Write the line for a request; the arguments are those of ``line()``."""
-        self.write(self.line(request, status, size, seconds) + "\n")
+        self.write(self.line(request, status, size, port))
 
     def stamp(self) -> str:
         """The local time as common lines have it, without the brackets."""
@@ -136,113 +141,91 @@ def _moment(second: int) -> _Now:
 # ---- what a line is made of --------------------------------------------------------------------------
 
 
-class _Entry(NamedTuple):
-    """A request that was answered."""
-
-    request: Any
-    status: str
-    size: int
-    seconds: float
-    now: _Now
-
-    @property
-    def address(self) -> str:
-        address = self.request.client_address
-        return str(address[0]) if isinstance(address, tuple | list) and address else ""
-
-    @property
-    def method(self) -> str:
-        return str(self.request.command or "")
-
-    @property
-    def target(self) -> str:
-        """As it was sent, if the request line could be read."""
-        head = getattr(self.request, "_head", None)
-        if head is not None:
-            return str(head.target)
-        return str(getattr(self.request, "path", "")) if self.method else ""
-
-    @property
-    def version(self) -> str:
-        return str(self.request.request_version) if self.method else ""
-
-    @property
-    def path(self) -> str:
-        target = self.target
-        return (split_target(target)[1] or target).partition("?")[0]
-
-    @property
-    def query(self) -> str:
-        _, mark, query = self.target.partition("?")
-        return mark + query
-
-    @property
-    def port(self) -> str:
-        server = getattr(self.request, "server", None)
-        return str(getattr(server, "base_environ", {}).get("SERVER_PORT", ""))
-
-    def field(self, name: str) -> str:
-        """The values of the fields of a name in lower case, joined (RFC 9110 section 5.3)."""
-        head = getattr(self.request, "_head", None)
-        # The handler's Message is only made when it's looked at, and takes as long as the rest of the line.
-        fields = head.fields if head is not None else getattr(self.request, "headers", {}).items()
-        size = len(name)
-        return ", ".join([value for each, value in fields if len(each) == size and each.lower() == name])
+#: What makes a line: (request, status, size, the server's port, now) -> the line with its end.
+_Maker = Callable[["Request", str, int, str, _Now], str]
 
 
-_VALUES: Final[dict[str, Callable[[_Entry], str]]] = {
-    "h": lambda entry: entry.address,
-    "l": lambda entry: "-",
-    "u": lambda entry: "-",
-    "t": lambda entry: f"[{entry.now.stamp}]",
-    "r": lambda entry: entry.request.requestline,
-    "m": lambda entry: entry.method,
-    "U": lambda entry: entry.path,
-    "q": lambda entry: entry.query,
-    "H": lambda entry: entry.version,
-    "s": lambda entry: entry.status,
-    ">s": lambda entry: entry.status,
-    "B": lambda entry: str(entry.size),
-    "b": lambda entry: str(entry.size or "-"),
-    "D": lambda entry: str(round(entry.seconds * 1_000_000)),
-    "T": lambda entry: str(int(entry.seconds)),
-    "p": lambda entry: entry.port,
+def _path(request: Request) -> str:
+    return (split_target(request.target)[1] or request.target).partition("?")[0]
+
+
+def _query(request: Request) -> str:
+    _, mark, query = request.target.partition("?")
+    return mark + query
+
+
+def _version(request: Request) -> str:
+    return request.version if request.method else ""
+
+
+def _seconds(request: Request) -> float:
+    return monotonic() - request.began
+
+
+def _field(request: Request, name: str) -> str:
+    """The values of the fields of a name, joined (RFC 9110 section 5.3)."""
+    values = request.get_all(name)
+    return values[0] if len(values) == 1 else ", ".join(values)
+
+
+_VALUES: Final[dict[str, _Maker]] = {
+    "h": lambda request, status, size, port, now: request.client[0],
+    "l": lambda request, status, size, port, now: "",
+    "u": lambda request, status, size, port, now: "",
+    "t": lambda request, status, size, port, now: f"[{now.stamp}]",
+    "r": lambda request, status, size, port, now: request.line,
+    "m": lambda request, status, size, port, now: request.method,
+    "U": lambda request, status, size, port, now: _path(request),
+    "q": lambda request, status, size, port, now: _query(request),
+    "H": lambda request, status, size, port, now: _version(request),
+    "s": lambda request, status, size, port, now: status,
+    ">s": lambda request, status, size, port, now: status,
+    "B": lambda request, status, size, port, now: str(size),
+    "b": lambda request, status, size, port, now: str(size or ""),
+    "D": lambda request, status, size, port, now: str(round(_seconds(request) * 1_000_000)),
+    "T": lambda request, status, size, port, now: str(int(_seconds(request))),
+    "p": lambda request, status, size, port, now: port,
 }
 
 
-def _compiled(template: str) -> Callable[[_Entry], str]:
+def _compiled(template: str) -> _Maker:
     """A function that makes lines by a format string."""
     if "%" not in template:
         raise ValueError(f'format is "common", "combined", "json" or has directives such as %h, and not {template!r}')
     if "\r" in template or "\n" in template:
         raise ValueError(f"format makes one line, and has a line end in it: {template!r}")
-    values: list[Callable[[_Entry], str]] = []
+    makers: list[_Maker] = []
 
     def placeholder(match: re.Match[str]) -> str:
         name, directive = match.groups()
         if match[0] == "%%":
             return "%%"
-        values.append(_value(match, name, directive))
+        if match[0] in ("%l", "%u"):
+            return "-"
+        makers.append(_value(match, name, directive))
         return "%s"
 
-    pattern = _DIRECTIVE.sub(placeholder, template)
+    pattern = _DIRECTIVE.sub(placeholder, template) + "\n"
 
-    def line(entry: _Entry) -> str:
-        return pattern % tuple([_escaped(value(entry) or "-") for value in values])
+    def line(request: Request, status: str, size: int, port: str, now: _Now) -> str:
+        values = [make(request, status, size, port, now) or "-" for make in makers]
+        text = "".join(values)  # one look at all of them is faster than one at each
+        if not text.isprintable() or not text.isascii() or '"' in text or "\\" in text:
+            values = [_escaped(value) for value in values]
+        return pattern % tuple(values)
 
     return line
 
 
-def _value(match: re.Match[str], name: str | None, directive: str | None) -> Callable[[_Entry], str]:
+def _value(match: re.Match[str], name: str | None, directive: str | None) -> _Maker:
     """The function for a directive."""
     if name is None and directive in _VALUES:
         return _VALUES[directive]
     if name and directive == "i":
-        wanted = name.lower()
-        return lambda entry: entry.field(wanted)
+        return lambda request, status, size, port, now: _field(request, name)
     if name and directive == "e":
         text = os.environ.get(name, "")
-        return lambda entry: text
+        return lambda request, status, size, port, now: text
     unknown = match[0] if directive else match.string[match.start() :][:10]
     raise ValueError(f"format has an unknown directive {unknown!r}: {match.string!r}")
 
@@ -255,23 +238,21 @@ def _escape(match: re.Match[str]) -> str:
     return r"\"" if match[0] == '"' else match[0].encode("unicode_escape").decode("ascii")
 
 
-def _json_line(entry: _Entry) -> str:
-    line: dict[str, str | int | float | None] = {
-        "time": entry.now.iso,
-        "remote_address": entry.address or None,
-        "method": entry.method or None,
-        "target": entry.target or None,
-        "version": entry.version or None,
-        "status": int(entry.status) if entry.status.isascii() and entry.status.isdigit() else None,
-        "bytes": entry.size,
-        "seconds": round(entry.seconds, 6),
-        "host": entry.field("host") or None,
-        "referer": entry.field("referer") or None,
-        "user_agent": entry.field("user-agent") or None,
-    }
-    if not entry.method:
-        line["request_line"] = entry.request.requestline
-    return json.dumps(line, ensure_ascii=True)
+def _quoted(text: str) -> str:
+    return _json_text(text) if text else "null"
+
+
+def _json_line(request: Request, status: str, size: int, port: str, now: _Now) -> str:
+    # The members by hand: json.dumps() takes several times the time.
+    method = request.method
+    line = (
+        f'{{"time": "{now.iso}", "remote_address": {_quoted(request.client[0])}, "method": {_quoted(method)}, '
+        f'"target": {_quoted(request.target)}, "version": {_quoted(_version(request))}, '
+        f'"status": {status if status.isascii() and status.isdigit() else "null"}, "bytes": {size}, '
+        f'"seconds": {round(_seconds(request), 6)}, "host": {_quoted(_field(request, "host"))}, '
+        f'"referer": {_quoted(_field(request, "referer"))}, "user_agent": {_quoted(_field(request, "user-agent"))}'
+    )
+    return line + "}\n" if method else f'{line}, "request_line": {_json_text(request.line)}}}\n'
 
 
 # ---- where lines go ----------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from fastwsgi._backend import implementation
 from fastwsgi._version import __version__
-from fastwsgi.simple_server import demo_app
 from fastwsgi.validate import validator
 
 from . import options as _options
@@ -23,6 +22,8 @@ from .workers import MissingExtraError, run_workers, try_loading
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication
+
+_DEMO = "fastwsgi.simple_server:demo_app"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
 
     def load() -> WSGIApplication:
-        application = load_application(namespace.application) if namespace.application else demo_app
+        application = load_application(namespace.application or _DEMO)
         return validator(application) if options.validate else application
 
     try:

@@ -1,0 +1,45 @@
+"""A request as a WSGI environ: what every face of the server puts into it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastwsgi._backend import build_environ
+
+if TYPE_CHECKING:
+    from fastwsgi._backend import Request
+    from fastwsgi.types import WSGIEnvironment
+
+_SEQUENCES = (tuple, list)
+
+
+def split_address(address: Any) -> tuple[str, str]:
+    """The address and port of a socket's peer as an environ has them, "" for what there isn't (a unix socket)."""
+    if not isinstance(address, _SEQUENCES) or not address:
+        return "", ""
+    return str(address[0]), str(address[1]) if len(address) > 1 else ""
+
+
+def request_environ(base: WSGIEnvironment, request: Request, software: str) -> WSGIEnvironment:
+    """Build the request's part of an environ, on a copy of base.
+
+    base: what is the same for all requests to a listening socket; software: the value of SERVER_SOFTWARE. The keys are
+    those of ``build_environ()``, REMOTE_ADDR, REMOTE_PORT, SERVER_SOFTWARE and HTTPS (PEP 3333, "environ Variables").
+    """
+    environ = build_environ(base, request)
+    if request.is_tls:
+        environ["HTTPS"] = "on"  # wsgi.url_scheme is chosen by it
+    environ["SERVER_SOFTWARE"] = software
+    environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = request.client
+    return environ
+
+
+def add_body(environ: WSGIEnvironment, request: Request, size: int) -> None:
+    """Say in an environ that the body was received: ``wsgi.input`` ends where it ends, and a chunked body is decoded.
+
+    size: octets of the body.
+    """
+    environ["wsgi.input_terminated"] = True
+    if request.length is None:
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        environ["CONTENT_LENGTH"] = str(size)

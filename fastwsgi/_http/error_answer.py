@@ -1,0 +1,29 @@
+"""The answer to a request that is refused, for a server that has no hooks for it."""
+
+from __future__ import annotations
+
+import html
+from http.server import BaseHTTPRequestHandler as _Stdlib
+from typing import TYPE_CHECKING
+
+from fastwsgi._backend import Headers, current_date, format_preamble
+
+if TYPE_CHECKING:
+    from .grammar import BadRequest
+
+
+def error_answer(error: BadRequest, software: str, *, is_head: bool) -> tuple[bytes, str]:
+    """The whole answer as http.server has it, after which the connection is closed; and the phrase of its status.
+
+    software: the value of Server; is_head: whether the request's method is HEAD, whose answer has no body.
+    """
+    phrase, _ = _Stdlib.responses.get(error.status, ("???", "???"))
+    parts = {"code": error.status, "message": html.escape(phrase, quote=False)}
+    body = (_Stdlib.error_message_format % {**parts, "explain": html.escape(error.reason, quote=False)}).encode()
+    fields = [
+        ("Connection", "close"),
+        ("Content-Type", _Stdlib.error_content_type),
+        ("Content-Length", str(len(body))),
+    ]
+    head = format_preamble("1.1", f"{error.status} {phrase}", current_date(), software) + bytes(Headers(fields))
+    return head if is_head else head + body, phrase

@@ -1,0 +1,178 @@
+"""The event-driven server's front for a service: a clean environ, no hooks, logs of its own."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fastwsgi._events.response import Response
+from fastwsgi._events.socket_kinds import is_tls
+from fastwsgi._http.environ import add_body, request_environ
+from fastwsgi._http.error_answer import error_answer
+from fastwsgi._version import __version__
+from fastwsgi.handlers import error_stream
+
+from .error_log import report
+
+if TYPE_CHECKING:
+    from fastwsgi._backend import Request
+    from fastwsgi._http.grammar import BadRequest
+    from fastwsgi.types import ErrorStream, WSGIApplication, WSGIEnvironment
+
+    from .proxies import Proxies
+
+SOFTWARE = f"fastwsgi/{__version__}"
+
+
+class Logger(Protocol):
+    """What writes the access log."""
+
+    #: Whether lines are in common form, which the fast lane makes by itself.
+    is_common: bool
+
+    @property
+    def line(self) -> Callable[[Request, str, int, str], str] | None:
+        """Makes the line of a request with its end: (request, status, size, the server's port).
+
+        None: ``log()`` has to be called for each request.
+        """
+        ...
+
+    def log(self, request: Request, status: str, size: int, port: str) -> None:
+        """Log a request; see AccessLog.line()."""
+
+    def stamp(self) -> str:
+        """The time, as lines in common form have it."""
+        ...
+
+    def write(self, lines: str) -> None:
+        """Write lines, each with its end."""
+
+    def reopen(self) -> None:
+        """Go on in a new file."""
+
+    def close(self) -> None:
+        """Write no more."""
+
+
+class ServiceResponse(Response):
+    """An answer without the process's environment variables in the environ."""
+
+    server_software = SOFTWARE
+    os_environ: MutableMapping[str, str] = {}  # noqa: RUF012 - SimpleHandler's attribute
+
+
+class ServiceFront:
+    """What an ``EventServer`` asks of a service, for one listening socket; see ``Front``."""
+
+    http_version = "1.1"
+    listens_again = False
+    has_app_hook = False
+    has_environ_hooks = False
+    is_interruptible = False  # SIGINT has a handler, or this isn't the main thread
+    response_class: type[Response] = ServiceResponse
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        application: WSGIApplication,
+        access_log: Logger | None,
+        proxies: Proxies,
+        *,
+        multiprocess: bool,
+        begins_with_proxy: bool,
+    ) -> None:
+        self.listener = sock
+        self.holder = self
+        self.application: WSGIApplication | None = application
+        self.multiprocess = multiprocess
+        self.begins_with_proxy = begins_with_proxy
+        self.revise: Callable[[WSGIEnvironment], None] | None = proxies.revise
+        self._proxies = proxies
+        self._access_log = access_log
+        self.logs = access_log is not None
+        self.log_line: Callable[[Request, str, int], str] | None = None
+        self.has_log_hooks = False
+        name, self._port = _server_name(sock)
+        self.base_environ: WSGIEnvironment = {
+            "SERVER_NAME": name,
+            "SERVER_PORT": self._port,
+            "GATEWAY_INTERFACE": "CGI/1.1",
+            "SCRIPT_NAME": "",
+        }
+        if access_log is not None and not access_log.is_common:
+            self.has_log_hooks = access_log.line is None
+            if access_log.line is not None:
+                self.log_line = self._line
+
+    def get_app(self) -> WSGIApplication:
+        return self.application  # type: ignore[return-value]
+
+    def accepts(self, sock: socket.socket, address: Any) -> bool:
+        return True
+
+    def turn_away(self, sock: socket.socket) -> None:
+        sock.close()
+
+    def make_environ(self, request: Request, size: int) -> WSGIEnvironment:
+        environ = request_environ(self.base_environ, request, SOFTWARE)
+        add_body(environ, request, size)
+        return environ
+
+    def error_stream(self, request: Request) -> ErrorStream:
+        return error_stream()
+
+    def error_answer(self, request: Request, error: BadRequest) -> bytes:
+        if isinstance(error.__cause__, OSError | MemoryError):
+            self.log_failure(request, error.reason, error.__cause__)
+        answer, phrase = error_answer(error, SOFTWARE, is_head=request.method == "HEAD")
+        self.log_error(request, f"code {error.status}, message {phrase}")
+        try:
+            self.log_request(request, str(error.status), 0)
+        except Exception:
+            self.handle_error(request.sock, request.address)
+        return answer
+
+    # ---- logs ----------------------------------------------------------------------------------------
+
+    def _line(self, request: Request, status: str, size: int) -> str:
+        assert self._access_log is not None
+        assert self._access_log.line is not None
+        return self._access_log.line(request, status, size, self._port)
+
+    def log_request(self, request: Request, status: str, size: int) -> None:
+        if self._access_log is None:
+            return
+        if request.environ is None and request.method and self._proxies.trusts_anybody:
+            environ = self.make_environ(request, 0)  # of a request that got no further
+            self._proxies.revise(environ)
+            request.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
+        self._access_log.log(request, status, size, self._port)
+
+    def log_error(self, request: Request, message: str) -> None:
+        report(logging.INFO, "%s: %s", request.client[0] or "-", message)
+
+    def log_failure(self, request: Request, what: str, error: BaseException) -> None:
+        report(logging.ERROR, "%s: %r: %s: %s", request.client[0] or "-", request.line, what, error)
+
+    def log_time(self) -> str:
+        return self._access_log.stamp() if self._access_log is not None else ""
+
+    def write_log(self, lines: str) -> None:
+        if self._access_log is not None:
+            self._access_log.write(lines)
+
+    def handle_error(self, sock: socket.socket | None, address: Any) -> None:
+        report(logging.ERROR, "An error outside of the application, with client %s", address, exc_info=True)
+
+
+def _server_name(sock: socket.socket) -> tuple[str, str]:
+    """The name and port of a listening socket, which PEP 3333 wants even where no Host tells them."""
+    tls = is_tls(sock)
+    address = sock.getsockname()
+    if not isinstance(address, tuple):
+        return "localhost", "443" if tls else "80"
+    host, port = address[:2]
+    return socket.gethostname() if host in ("0.0.0.0", "::") else host, str(port)

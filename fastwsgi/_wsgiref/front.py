@@ -1,0 +1,152 @@
+"""The event-driven server's front for a ``WSGIServer``: calls the hooks that a program overrides.
+
+A request handler is an adapter around a request here. It is made only for a hook, and it reads nothing by itself.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fastwsgi._events.front import is_ctrl_c
+from fastwsgi._http.environ import add_body
+from fastwsgi.handlers import error_stream
+
+from .environ import handler_environ
+
+if TYPE_CHECKING:
+    from fastwsgi._backend import Request
+    from fastwsgi._events.response import Response
+    from fastwsgi._http.grammar import BadRequest
+    from fastwsgi._http.settings import Settings
+    from fastwsgi.types import ErrorStream, WSGIApplication, WSGIEnvironment
+
+
+class ServerFront:
+    """What an ``EventServer`` asks of a WSGIServer; see ``Front``.
+
+    server: the WSGIServer; handler_class: its request handler's class, whose hooks see each request; response_class:
+    runs the application; http_version: "1.1" or "1.0"; the other arguments say which hooks are overridden.
+    """
+
+    begins_with_proxy = False
+    is_interruptible = True
+    multiprocess = False
+    logs = True
+    revise: Callable[[WSGIEnvironment], None] | None = None
+    log_line: Callable[[Request, str, int], str] | None = None
+
+    def __init__(
+        self,
+        server: Any,
+        handler_class: type[Any],
+        response_class: type[Response],
+        *,
+        http_version: str,
+        listens_again: bool,
+        has_app_hook: bool,
+        has_environ_hooks: bool,
+        has_log_hooks: bool,
+    ) -> None:
+        self.server = self.holder = server
+        self.listener: socket.socket = server.socket
+        self.settings: Settings = server.settings
+        self.handler_class = handler_class
+        self.response_class = response_class
+        self.http_version = http_version
+        self.listens_again = listens_again
+        self.has_app_hook = has_app_hook
+        self.has_environ_hooks = has_environ_hooks
+        self.has_log_hooks = has_log_hooks
+        self.get_app: Callable[[], WSGIApplication] = server.get_app
+        self.accepts: Callable[[socket.socket, Any], bool] = server.verify_request
+        self.turn_away: Callable[[socket.socket], None] = server.shutdown_request
+        self.handle_error: Callable[[socket.socket | None, Any], None] = server.handle_error
+        #: A class may have month names of its own.
+        self.log_time: Callable[[], str] = object.__new__(handler_class).log_date_time_string
+
+    def is_for(self, server: Any) -> bool:
+        """Whether this is what it would be if it were made now."""
+        return (
+            self.listener is server.socket
+            and self.handler_class is server.RequestHandlerClass
+            and self.settings is server.settings
+        )
+
+    @property
+    def base_environ(self) -> WSGIEnvironment:
+        return self.server.base_environ  # type: ignore[no-any-return]
+
+    def _adapter(self, request: Request) -> Any:
+        """The handler around a request: one for all hooks, until the request is logged."""
+        handler = request.adapter
+        if handler is None:
+            request.adapter = handler = object.__new__(self.handler_class)
+            handler.server = self.server
+            handler.request = handler.connection = request.sock
+            handler.client_address = request.address
+            handler.protocol_version = f"HTTP/{self.http_version}"
+            handler._wrap(request)
+        return handler
+
+    def make_environ(self, request: Request, size: int) -> WSGIEnvironment:
+        if self.has_environ_hooks:
+            handler = self._adapter(request)
+            environ: WSGIEnvironment = handler.get_environ()
+            request.is_persistent = not handler.close_connection  # a hook may have set it
+        else:
+            environ = handler_environ(self.server.base_environ, request, self.handler_class.server_version)
+        add_body(environ, request, size)
+        return environ
+
+    def error_stream(self, request: Request) -> ErrorStream:
+        return self._adapter(request).get_stderr() if self.has_environ_hooks else error_stream()
+
+    def error_answer(self, request: Request, error: BadRequest) -> bytes:
+        """What the handler's send_error() sends, whatever its hooks for the log do."""
+        handler = self._adapter(request)
+        handler.wfile = answer = io.BytesIO()
+        handler.log_error = self._guarded(handler, handler.log_error)
+        handler.log_request = self._guarded(handler, handler.log_request)
+        handler._refuse(error)
+        request.adapter = None
+        return answer.getvalue()
+
+    def _guarded(self, handler: Any, hook: Callable[..., object]) -> Callable[..., None]:
+        """A hook of a handler's that raises nothing: handle_error() hears of it."""
+
+        def guarded(*args: Any, **keywords: Any) -> None:
+            try:
+                hook(*args, **keywords)
+            except BaseException as error:
+                self.handle_error(handler.request, handler.client_address)
+                if is_ctrl_c(error):
+                    raise
+
+        return guarded
+
+    def log_request(self, request: Request, status: str, size: int) -> None:
+        message = f'"{request.line}" {status} {size}'
+        if self.has_log_hooks or "\\" in message or not message.isprintable():  # which log_message() escapes
+            try:
+                self._adapter(request).log_request(status, size)
+            finally:
+                request.adapter = None  # or the two would hold each other
+        else:
+            try:  # noqa: SIM105 - suppress() takes longer than what is tried
+                self.write_log(f"{request.client[0] or '-'} - - [{self.log_time()}] {message}\n")
+            except Exception:  # no request fails because of its line
+                pass
+
+    def log_error(self, request: Request, message: str) -> None:
+        self._adapter(request).log_error(message)
+
+    def log_failure(self, request: Request, what: str, error: BaseException) -> None:
+        self._adapter(request)._log_failure(what, error)
+
+    def write_log(self, lines: str) -> None:
+        if sys.stderr is not None:
+            sys.stderr.write(lines)
