@@ -10,7 +10,7 @@ import http.server
 import traceback  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from typing import Any, NamedTuple
 
-import fastwsgi._http.body  # noqa: F401  # pyright: ignore[reportUnusedImport]
+import fastwsgi._http.body  # pyright: ignore[reportUnusedImport]
 import fastwsgi._http.settings  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from fastwsgi._events.event_server import EventServer
 from fastwsgi._events.loop import EventLoop
