@@ -1,6 +1,7 @@
-"""Writes docs/settings.md, the reference of all settings, from the dataclass that has them.
+"""Write docs/settings.md, the reference of all settings, from the dataclass that defines them.
 
-``python -m docs.settings_reference`` in the top directory; with ``--check`` it only tells whether the file is current.
+Run ``python -m docs.settings_reference`` in the top directory. With ``--check`` it only checks whether the file is
+current.
 """
 
 from __future__ import annotations
@@ -20,22 +21,27 @@ HEAD = """\
 <!-- Made by "python -m docs.settings_reference" from fastwsgi/_service/options.py and _http/settings.py. -->
 # Settings
 
-All settings of `fastwsgi.serve()` and `python -m fastwsgi`. Each has three names that are held to the same rule: a
-keyword argument, a flag, an environment variable. A keyword argument or a flag wins over the variable, the variable
-over the default. `python -m fastwsgi --print-config` shows each value and where it comes from.
+These are all settings of `fastwsgi.serve()` and `python -m fastwsgi`. Each setting has three names: a keyword argument,
+a flag and an environment variable. All three accept the same values. A keyword argument or a flag overrides the
+variable, and the variable overrides the default. `python -m fastwsgi --print-config` shows each value and its source.
 
-As text, sizes take `k`, `m` and `g` for 1024, 1024² and 1024³ bytes, and addresses and names are separated by commas
-or spaces; a flag that takes them may be repeated. A yes-or-no flag has a `--no-` form; a variable says `1`, `true`,
-`yes` or `on`, or `0`, `false`, `no` or `off`, and an empty one says nothing. A value out of its range ends the program
-with status 2; `serve()` raises `ValueError`, or `TypeError` for a value of the wrong type.
+Flags and variables use these formats:
 
-A `make_server` script has the limits, the timeouts, `fast_lane` and `poller` in `WSGIServer.settings`
-([how to change them](swap.md#limits)). Which ones to set, and to what, is in [Serving in production](serve.md).
+- Sizes accept the suffixes `k`, `m` and `g` for 1024, 1024² and 1024³ bytes.
+- Lists of addresses or names are separated by commas or spaces. Their flags may be repeated.
+- A yes-or-no flag also has a `--no-` form. Its variable is `1`, `true`, `yes` or `on`, or `0`, `false`, `no` or `off`.
+- An empty variable counts as not set.
+
+If a value is out of range, the program ends with status 2. `serve()` raises `ValueError`, or `TypeError` for a value of
+the wrong type.
+
+A `make_server` script sets the limits, the timeouts, `fast_lane` and `poller` through `WSGIServer.settings`
+([how to change them](swap.md#limits)). [Serving in production](serve.md) explains which settings to change.
 """
 
 
 def page() -> str:
-    """The page as it ought to be."""
+    """The expected text of the page."""
     parts = [HEAD]
     for group in GROUPS:
         parts.append(f"\n## {group[0].upper()}{group[1:]}\n")
@@ -44,7 +50,7 @@ def page() -> str:
 
 
 def entry(option: Field[Any]) -> str:
-    """An option's heading, its names, values and default, and its meaning."""
+    """An option's heading, names, values, default and meaning."""
     name = option.name
     default = default_text(option)
     shown = f"default `{default}`" if default else "no default"
@@ -56,7 +62,7 @@ def entry(option: Field[Any]) -> str:
 
 
 def values(option: Field[Any]) -> str:
-    """What the option may be: its unit and range, or its choices."""
+    """The values that an option accepts: its unit and range, or its choices."""
     unit, between, choices = (option.metadata[key] for key in ("unit", "between", "choices"))
     if choices:
         return " or ".join(f"`{choice}`" for choice in choices)
@@ -71,13 +77,13 @@ def values(option: Field[Any]) -> str:
 
 
 def grouped(bound: float) -> str:
-    """A number in digits, the long ones in groups."""
+    """A number in digits; long numbers are grouped."""
     digits = f"{bound:,.3f}".rstrip("0").rstrip(".")
     return digits.replace(",", "" if bound < 10_000 else "\N{NO-BREAK SPACE}")
 
 
 def size(octets: float) -> str:
-    """A number of bytes, in the largest unit of which it is a whole number."""
+    """A number of bytes, in the largest unit that gives a whole number."""
     count, units = int(octets), ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB"]
     while count and count % 1024 == 0:
         count //= 1024
@@ -87,11 +93,11 @@ def size(octets: float) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if the file isn't current")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file isn't current")
     if not parser.parse_args().check:
         PAGE.write_text(page(), encoding="utf-8")
     elif PAGE.read_text(encoding="utf-8") != page():
-        print("docs/settings.md isn't current: python -m docs.settings_reference makes it anew", file=sys.stderr)
+        print("docs/settings.md isn't current: run python -m docs.settings_reference", file=sys.stderr)
         return 1
     return 0
 

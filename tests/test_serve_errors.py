@@ -29,7 +29,7 @@ def test_port_in_use(place: Path) -> None:
         (["missing.py"], 1, "fastwsgi: can't read '.*missing.py': No such file or directory"),
         (["site_app:missing"], 1, "fastwsgi: module 'site_app' has no missing, but application"),
         (["site_app:nothing"], 1, "fastwsgi: nothing of 'site_app' is not callable, but None"),
-        (["site_app:a-b"], 1, "fastwsgi: 'site_app:a-b': 'a-b' is not a name, .*"),
+        (["site_app:a-b"], 1, "fastwsgi: 'site_app:a-b': 'a-b' is not NAME, .*"),
         (["--bind", "nowhere"], 2, "fastwsgi: bind 'nowhere' isn't HOST:PORT, .*"),
         (["--bind", "unix:/no/such/directory/socket"], 1, "fastwsgi: can't bind to unix:/no/.*: No such file .*"),
         (["--certfile", "missing.pem"], 1, "fastwsgi: can't read certfile 'missing.pem'.*: No such file or directory"),
@@ -70,8 +70,8 @@ def test_one_line_says_what_is_wrong(
         (["--no-such-flag"], {}, "unrecognized arguments: --no-such-flag"),
         (["a", "b"], {}, "unrecognized arguments: b"),
         ([], {"FASTWSGI_THREADS": "many"}, "FASTWSGI_THREADS must be a whole number, not 'many'"),
-        (["--keyfile", "key.pem"], {}, "keyfile 'key.pem' is of no use without certfile"),
-        (["--reload", "--workers=2"], {}, "--reload is for one process, and not for --workers"),
+        (["--keyfile", "key.pem"], {}, "keyfile 'key.pem' needs certfile"),
+        (["--reload", "--workers=2"], {}, "--reload can't be combined with --workers"),
     ],
 )
 def test_wrong_arguments(place: Path, arguments: list[str], environ: dict[str, str], problem: str) -> None:

@@ -27,24 +27,26 @@ _DEMO = "fastwsgi.simple_server:demo_app"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve what the arguments say until a signal ends it; the process's exit status.
+    """Serve as the arguments say until a signal ends the service. Return the exit status.
 
-    arguments: those behind the program's name; None for this process's. What can't be done, is one line to standard
-    error: status 2 for a wrong argument, 1 for all else.
+    arguments: without the program's name; None for the arguments of this process. A failure prints one line to
+    standard error. The status is 2 for a wrong argument, 1 for any other failure.
     """
     parser = argparse.ArgumentParser(
         prog="fastwsgi",
         description="Serve a WSGI application.",
-        epilog="Each flag has an environment variable, too: FASTWSGI_MAX_BODY for --max-body. The flag wins.",
+        epilog="Each flag also has an environment variable: FASTWSGI_MAX_BODY for --max-body. The flag overrides it.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "application",
         metavar="APP",
         nargs="?",
-        help="MODULE:APP, MODULE:FACTORY() or FILE.py:APP; without :APP its application or app (default: a demo)",
+        help="MODULE:APP, MODULE:FACTORY() or FILE.py:APP; APP defaults to application or app (default: demo)",
     )
-    parser.add_argument("--print-config", action="store_true", help="print all options with their values, and end")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print all options, their values and their sources, then exit"
+    )
     parser.add_argument("--version", action="version", version=f"fastwsgi {__version__} ({implementation})")
     _options.add_arguments(parser)
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     if options.workers > 1 and options.reload:
-        parser.error("--reload is for one process, and not for --workers")
+        parser.error("--reload can't be combined with --workers")
     if namespace.print_config:
         print(_options.describe(options, _options.origins(namespace, os.environ)))
         return 0
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             serve = partial(run_workers, load, options)
         else:
             serve = partial(run, load(), options)
-    except LoadError as error:  # what else is raised, is the program's own, and so is its traceback
+    except LoadError as error:  # any other exception is the program's own, and its traceback is shown
         return _complain(error)
     try:
         serve()
@@ -83,6 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: Exception) -> int:
-    """Say what is wrong, and return the exit status for it."""
+    """Print what is wrong, and return the exit status for it."""
     print(f"fastwsgi: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
     return 2 if isinstance(error, ValueError) else 1

@@ -1,6 +1,6 @@
-"""What ``fastwsgi.serve()`` takes as further keywords, for type checkers: at run time nobody imports this.
+"""The further keyword arguments of ``fastwsgi.serve()``, for type checkers. Nothing imports this at run time.
 
-A test holds it to ``Options``, of which all the rest is made.
+A test compares it with ``Options``, from which everything else is generated.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TypedDict
 
 
 class Keywords(TypedDict, total=False):
-    """Every option but those that ``serve()`` names itself, and ``reload``, which is the command line's."""
+    """Every option except those that ``serve()`` names itself, and ``reload``, which only the command line has."""
 
     max_request_line: int | None
     max_field_section: int | None

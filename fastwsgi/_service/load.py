@@ -1,4 +1,4 @@
-"""Find the application that a command line names: MODULE:APP, MODULE:FACTORY() or FILE.py:APP."""
+"""Load the application that the command line names: MODULE:APP, MODULE:FACTORY() or FILE.py:APP."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIApplication
 
-# What an application is called by which nothing is said; the first is mod_wsgi's and Django's, the second Flask's.
+# Names of the application if the spec gives none: mod_wsgi and Django use the first, Flask the second.
 _USUAL_NAMES = ("application", "app")
-# More candidates than this are no help.
+# A longer list of candidates doesn't help.
 _FEW = 5
-# The colon of a Windows drive is none of ours, so a file's name ends at its suffix.
+# A Windows path has a colon after the drive letter, so a file name is recognised by its suffix.
 _FILE = re.compile(r"(.+?\.py)(?::(.*))?", re.DOTALL)
 
 
 class LoadError(Exception):
-    """There is no application by that name; the message says in one line why."""
+    """The application can't be found; the message gives the reason in one line."""
 
 
 def load_application(spec: str) -> WSGIApplication:
     """Import the module that a spec names, and return the application in it.
 
-    spec: one of ``MODULE:APP``, ``MODULE:APP.attribute``, ``MODULE:FACTORY()`` (called without arguments), ``MODULE``
-    (its ``application``, else its ``app``), each with ``FILE.py`` for MODULE. The current directory or, for a file,
-    its own, comes first on ``sys.path`` from then on. A file is imported by its name without ".py".
+    spec: ``MODULE:APP``, ``MODULE:APP.attribute``, ``MODULE:FACTORY()`` (called without arguments) or ``MODULE`` (its
+    ``application``, else its ``app``). ``FILE.py`` may stand in place of MODULE; its module name is the file's name
+    without ".py". The current directory (for a file, the file's directory) is put first on ``sys.path`` and stays.
 
-    Raises LoadError if the spec is wrong. What the program raises while it is imported or its factory runs, passes
-    through, and so does a ModuleNotFoundError for another module than the one asked for.
+    Raises LoadError if the spec is wrong. Exceptions from importing the program or from running its factory pass
+    through, and so does a ModuleNotFoundError for any module other than the requested one.
     """
     if match := _FILE.fullmatch(spec):
         module_name, name = match[1], match[2]
@@ -50,19 +50,19 @@ def load_application(spec: str) -> WSGIApplication:
     if calls:
         found = found()
         if not callable(found):
-            raise LoadError(f"{path}() of {module.__name__!r} has returned {_a(found)}, which is not callable")
-    return cast("WSGIApplication", found)  # what it takes and returns, is seen when it's called
+            raise LoadError(f"{path}() of {module.__name__!r} returned {_a(found)}, which is not callable")
+    return cast("WSGIApplication", found)  # its parameters and its result are checked when it's called
 
 
 def _parse(spec: str, name: str | None) -> tuple[str | None, bool]:
-    """The dotted name behind the colon, or None, and whether what it names is to be called."""
+    """The dotted name after the colon, or None; and whether to call the object with that name."""
     if name is None:
         return None, False
     path = name.removesuffix("()")
     if "(" in path and path.partition("(")[0].replace(".", "_").isidentifier():
         raise LoadError(f"{spec!r}: a factory is called without arguments: {path.partition('(')[0]}()")
     if not all(part.isidentifier() for part in path.split(".")):
-        raise LoadError(f"{spec!r}: {name!r} is not a name, nor NAME.ATTRIBUTE or NAME()")
+        raise LoadError(f"{spec!r}: {name!r} is not NAME, NAME.ATTRIBUTE or NAME()")
     return path, path != name
 
 
@@ -73,15 +73,15 @@ def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # One that the program misses is the program's to report.
+        # If a different module is missing, the program itself reports that.
         if not f"{name}.".startswith(f"{error.name}."):
             raise
-        wanted = "" if error.name == name else f", as {name!r} wants"
+        wanted = "" if error.name == name else f", needed for {name!r}"
         raise LoadError(f"there is no module {error.name!r}{wanted}") from None
 
 
 def _import_file(path: str) -> ModuleType:
-    """Import a file as the import system would, but from that very place."""
+    """Import a file as the import system would, but from exactly this path."""
     path = os.path.abspath(path)
     try:
         open(path, "rb").close()
@@ -134,10 +134,10 @@ def _follow(module: ModuleType, path: str) -> Any:
 
 
 def _hint(module: ModuleType) -> str:
-    """What in a module looks like an application or a factory of one, if that isn't much."""
+    """Names in a module that look like an application or a factory, unless there are many."""
     names = []
     for name, value in vars(module).items():
-        # By its type, because a proxy may have nobody to ask for its class.
+        # Look at the type: a proxy such as Werkzeug's LocalProxy may be unbound, and then its __class__ raises.
         if name.startswith("_") or not callable(value) or issubclass(type(value), type | ModuleType):
             continue
         if type(value) is FunctionType and value.__module__ != module.__name__:
@@ -150,15 +150,15 @@ def _hint(module: ModuleType) -> str:
 
 
 def _takes(value: Any, count: int) -> bool:
-    """Whether a function, or an object by its class, can be called with so many arguments."""
+    """Whether a function, or an instance of a Python class, can be called with ``count`` arguments."""
     if type(value) is not FunctionType:
         if str(type(value).__module__).partition(".")[0] in sys.stdlib_module_names:
-            return False  # what imports leave behind in any module
+            return False  # an object that the module has imported from the standard library
         value, count = type(value).__call__, count + 1
         if type(value) is not FunctionType:
             return False  # in C
     try:
-        # As it is, and not as a decorator has made it look.
+        # The real signature, not the one that functools.wraps() shows.
         inspect.signature(value, follow_wrapped=False).bind(*[None] * count)
     except (TypeError, ValueError):
         return False
@@ -166,5 +166,5 @@ def _takes(value: Any, count: int) -> bool:
 
 
 def _a(value: object) -> str:
-    """A value's kind, for a sentence."""
+    """A value's type, as part of a sentence."""
     return "None" if value is None else f"of type {type(value).__name__!r}"

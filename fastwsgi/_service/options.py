@@ -1,8 +1,8 @@
-"""Everything that a service can be told, as keyword arguments, environment variables and flags of a command line.
+"""All options of a service, as keyword arguments, environment variables and command line flags.
 
-An option is a field of ``Options`` and nothing else: ``keep_alive_timeout`` is also ``--keep-alive-timeout`` and
-``FASTWSGI_KEEP_ALIVE_TIMEOUT``, all three held to the same rule. The type of its default is the type of its value;
-where that is None, the value is text or None.
+An option is defined once, as a field of ``Options``: ``keep_alive_timeout`` is also ``--keep-alive-timeout`` and
+``FASTWSGI_KEEP_ALIVE_TIMEOUT``, and all three follow the same rule. A value has the type of its option's default. If
+the default is None, the value is text or None.
 """
 
 from __future__ import annotations
@@ -31,93 +31,95 @@ _MULTIPLES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 class Options(Settings):
     """The options of ``fastwsgi.serve()``; sizes in bytes, times in seconds.
 
-    Values are checked, however an object is made: TypeError or ValueError names the option. Text will do for
-    several texts, and then it's split at commas and spaces; a path object will do for a file's name.
+    Values are always checked; the TypeError or ValueError names the option. An option that takes several texts also
+    accepts one text, which is split at commas and spaces. An option that takes a file name also accepts a path object.
     """
 
     bind: tuple[str, ...] = setting(
         (),
         "addresses",
-        "Where to listen: HOST:PORT, unix:PATH, fd:NUMBER. If nothing is said: on the sockets that systemd hands"
-        " over, else on 127.0.0.1:8000.",
+        "Where to listen: HOST:PORT, unix:PATH or fd:NUMBER. Without it: on the sockets that systemd passes, else on"
+        " 127.0.0.1:8000.",
         group="listening",
     )
     backlog: int = setting(
         1024,
         "number",
-        "Connections that the system keeps until they are accepted; it may have a lower bound of its own.",
+        "Connections that may wait to be accepted. The operating system may set a lower limit.",
         group="listening",
         between=(1, 65535),
     )
     reuse_port: bool = setting(
         False,
         "",
-        "Whether other processes may listen on the same port, for the system to share it out.",
+        "Whether other processes may listen on the same port. The operating system then distributes the connections.",
         group="listening",
     )
     threads: int = setting(
         1,
         "number",
-        "Threads that answer requests; over one, the application must allow for it.",
+        "Threads that run the application; with more than one, the application must be thread-safe.",
         group="processes",
         between=(1, 1024),
     )
     workers: int = setting(
         1,
         "number",
-        "Processes that answer requests; more than one are started and watched by gunicorn.",
+        "Processes that serve requests; with more than one, gunicorn starts and supervises them.",
         group="processes",
         between=(1, 1024),
     )
     graceful_timeout: float = setting(30.0, **Settings.__dataclass_fields__["graceful_timeout"].metadata)
     certfile: str | None = setting(
-        None, "file", "The certificate, with those that lead to its root, as PEM; with it, TLS is spoken.", group="TLS"
+        None, "file", "PEM file with the certificate and its intermediate certificates; enables TLS.", group="TLS"
     )
     keyfile: str | None = setting(
-        None, "file", "The certificate's private key as PEM, if it isn't in certfile.", group="TLS"
+        None, "file", "PEM file with the certificate's private key, if it isn't in certfile.", group="TLS"
     )
     ca_certs: str | None = setting(
         None,
         "file",
-        "Root certificates as PEM; with it, clients must show a certificate that one of them vouches for.",
+        "PEM file with root certificates. If set, each client must present a certificate issued under one of them.",
         group="TLS",
     )
     forwarded_allow_ips: tuple[str, ...] = setting(
         (),
         "addresses",
-        'Proxies that are believed what they say of a request\'s client: addresses, networks, "unix" for those on unix'
-        ' sockets, "*" for all.',
+        'Proxies whose forwarding headers are trusted: addresses, networks, "unix" for all that connect to a unix'
+        ' socket, "*" for all.',
         group="proxies",
     )
     forwarded_fields: tuple[str, ...] = setting(
         USUAL_FIELDS,
         "names",
-        "Which fields these proxies set, whatever a client sends: Forwarded, or some of X-Forwarded-For, -Proto, -Host"
+        "Header fields that these proxies always set or overwrite: Forwarded, or some of X-Forwarded-For, -Proto, -Host"
         " and -Port. The others are deleted.",
         group="proxies",
     )
     proxy_protocol: bool = setting(
-        False, "", "Whether each connection begins with a PROXY protocol header that names its client.", group="proxies"
+        False, "", "Whether connections begin with a PROXY protocol header, which names the client.", group="proxies"
     )
     access_log: str | None = setting(
-        None, "file", 'Where each request gets a line; "-" is standard output.', group="logging"
+        None, "file", 'File for the access log, one line for each request; "-" is standard output.', group="logging"
     )
     access_log_format: str = setting(
         "common",
         "format",
-        'What that line says: "common", "combined", "json", or a format of your own.',
+        'Format of the access log: "common", "combined", "json", or a custom format.',
         group="logging",
     )
     log_level: str = setting(
         "info",
         "",
-        "The least important messages that are still logged.",
+        "Lowest severity of messages to log.",
         group="logging",
         choices=("debug", "info", "warning", "error", "critical"),
     )
-    validate: bool = setting(False, "", "Whether each call is held to PEP 3333, on both sides.", group="development")
+    validate: bool = setting(
+        False, "", "Whether to check the application and the server against PEP 3333.", group="development"
+    )
     reload: bool = setting(
-        False, "", "Whether changed files start the service anew; it needs the package watchfiles.", group="development"
+        False, "", "Whether to restart when source files change; needs the package watchfiles.", group="development"
     )
 
     def __post_init__(self) -> None:
@@ -129,7 +131,7 @@ class Options(Settings):
             object.__setattr__(self, name, value)
         for name in ("keyfile", "ca_certs"):
             if self.certfile is None and getattr(self, name) is not None:
-                raise ValueError(f"{name} {getattr(self, name)!r} is of no use without certfile")
+                raise ValueError(f"{name} {getattr(self, name)!r} needs certfile")
 
 
 #: The options by their names.
@@ -147,9 +149,9 @@ def variable(name: str) -> str:
 
 
 def from_keywords(**keywords: Any) -> Options:
-    """The options that keyword arguments say; the others have their defaults.
+    """The options that keyword arguments set; the others have their defaults.
 
-    Raises TypeError for a name that no option has and for a value of the wrong type, ValueError for a wrong value.
+    Raises TypeError for an unknown option and for a value of the wrong type, ValueError for a wrong value.
     """
     for name in keywords:
         if name not in OPTIONS:
@@ -162,7 +164,7 @@ def from_keywords(**keywords: Any) -> Options:
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """The values of the options that environment variables set; an empty one sets nothing.
 
-    Raises ValueError, which names the variable, for text that isn't one of its option's values.
+    Raises ValueError, which names the variable, for text that isn't a valid value of its option.
     """
     values = {}
     for name, option in OPTIONS.items():
@@ -176,17 +178,17 @@ def environment(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser a flag for each option, in groups. What isn't on the command line, isn't in the namespace."""
+    """Add a flag for each option to a parser, in groups. Flags that aren't given are absent from the namespace."""
     for title in GROUPS:
         group = parser.add_argument_group(title)
         for name, option in OPTIONS.items():
             if option.metadata["group"] == title:
-                # Only afterwards, because some Pythons would write it into a BooleanOptionalAction's help.
+                # Set later, because some Pythons would show it in the help of a BooleanOptionalAction.
                 group.add_argument(flag(name), dest=name, **_arguments(option)).default = argparse.SUPPRESS
 
 
 def _arguments(option: Field[Any]) -> dict[str, Any]:
-    """What argparse is to know of an option's flag."""
+    """Arguments of ``add_argument()`` for an option's flag."""
     meaning, unit, choices = (option.metadata[key] for key in ("meaning", "unit", "choices"))
     default = option.default
     seconds = " seconds" if unit == "seconds" else ""
@@ -212,15 +214,15 @@ def _reader(option: Field[Any]) -> Callable[[str], Any]:
 
 
 def from_arguments(namespace: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Options:
-    """The options by a parsed command line, else by environment variables, else by their defaults.
+    """The options of a parsed command line; else of environment variables; else their defaults.
 
-    Raises ValueError for a wrong variable, and for options that contradict each other.
+    Raises ValueError for a wrong variable and for options that contradict each other.
     """
     return Options(**{**environment(environ), **_given(namespace)})
 
 
 def origins(namespace: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The flag or the variable that says an option, for those that are said; made for ``describe()``."""
+    """The flag or the variable that sets each option, for options that are set; ``describe()`` shows them."""
     return {name: variable(name) for name in environment(environ)} | {name: flag(name) for name in _given(namespace)}
 
 
@@ -229,9 +231,9 @@ def _given(namespace: argparse.Namespace) -> dict[str, Any]:
 
 
 def describe(options: Options, origins: Mapping[str, str] | None = None) -> str:
-    """All options, a line ``name = value`` each; the value is a Python literal.
+    """All options, one line ``name = value`` each; the value is a Python literal.
 
-    origins: what to say of where a value comes from, after "#", by the option's name; "default" for the others.
+    origins: for each option's name, where its value comes from, shown after "#"; "default" for the others.
     """
     lines = [f"{name} = {getattr(options, name)!r}" for name in OPTIONS]
     if origins is not None:
@@ -241,7 +243,7 @@ def describe(options: Options, origins: Mapping[str, str] | None = None) -> str:
 
 
 def default_text(option: Field[Any]) -> str:
-    """An option's default, as one would write it."""
+    """An option's default, as a user would write it."""
     default: Any = option.default
     if isinstance(default, bool):
         return "yes" if default else "no"
@@ -254,7 +256,7 @@ def default_text(option: Field[Any]) -> str:
 
 
 def _read(option: Field[Any], text: str) -> Any:
-    """The value that text says. Raises ValueError with what comes after the option's name in a sentence."""
+    """Convert text to an option's value. Raises ValueError with a message that continues the option's name."""
     default = option.default
     if isinstance(default, bool):
         if text.lower() not in _BOOLEANS:
@@ -265,7 +267,7 @@ def _read(option: Field[Any], text: str) -> Any:
         match = re.fullmatch(r"(-?[0-9]{1,18})([kmg]?)" if is_size else r"(-?[0-9]{1,18})()", text.lower())
         if match is None:
             raise ValueError(
-                f"must be a whole number{', with k, m or g behind it or not' if is_size else ''}, not {text!r}"
+                f"must be a whole number{', optionally followed by k, m or g' if is_size else ''}, not {text!r}"
             )
         return _checked(option, int(match[1]) * _MULTIPLES[match[2]])
     if isinstance(default, float):
@@ -276,7 +278,7 @@ def _read(option: Field[Any], text: str) -> Any:
 
 
 def _checked(option: Field[Any], value: Any) -> Any:
-    """A value as the option has it. Raises TypeError or ValueError, like ``_read()``."""
+    """Check a value, and return it in the option's type. Raises TypeError or ValueError, like ``_read()``."""
     default = option.default
     if isinstance(default, bool):
         return _of_type(value, bool, "True or False")
@@ -286,7 +288,7 @@ def _checked(option: Field[Any], value: Any) -> Any:
         else:
             _of_type(value, (int, float), "a number")
         least, most = option.metadata["between"]
-        if not least <= value <= most:  # which NaN isn't, either
+        if not least <= value <= most:  # false for NaN, too
             raise ValueError(f"must be between {least:.16g} and {most:.16g}, not {value!r}")
         return type(default)(value)
     if isinstance(default, tuple):
@@ -306,7 +308,7 @@ def _checked(option: Field[Any], value: Any) -> Any:
 
 
 def _of_type(value: Any, types: type | tuple[type, ...], name: str) -> Any:
-    # A bool is an int, but who writes True doesn't mean one.
+    # bool is a subclass of int, but True isn't meant as a number.
     if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
         raise TypeError(f"must be {name}, not {value!r}")
     return value
