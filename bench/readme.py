@@ -54,7 +54,7 @@ def servers_block(report: Report) -> str:
                 f"{title}: {comparison.workload.about}", f"{spread(rate.rounds['fastwsgi']).median:,.0f}",
                 ratio(rate, NATIVE), best_of(rate, NATIVE), ratio(user, NATIVE), ratio(rate, ("wsgiref",)),
             ])  # fmt: skip
-    head = ["", "requests/s", "× the best in C or Rust", "which is", "its user CPU / ours", "× wsgiref"]
+    head = ["", "requests/s", "× best in C or Rust", "best server", "user CPU: best / ours", "× wsgiref"]
     told = "\n".join(["Targets:", "", *(f"- {verdict}" for verdict in report.verdicts)])
     versions = ", ".join(f"{name} {version}" for name, version in report.machine.items() if name in PEERS)
     return "\n\n".join([markdown(head, lines), f"{made_on(report)} {versions}.", told])

@@ -69,7 +69,7 @@ COMPARISONS = {
         CONNECTIONS, left_out={**NO_FLOOR, "gevent": "wrk takes the way it closes connections for an error"}
     ),
     "idle": Comparison(
-        Workload("hello, with 1 000 connections beside it that ask nothing", "hello", b"Hello, world!"), idle=1000,
+        Workload("hello, with 1 000 idle connections alongside", "hello", b"Hello, world!"), idle=1000,
         left_out={**NO_FLOOR, "wsgiref": WAITS, "gunicorn-sync": WAITS, "uwsgi": WAITS, "cheroot": WAITS,
                   "waitress": "it takes no more than 100 connections", "gunicorn": "it takes no more than 1 000"},
     ),
@@ -96,7 +96,7 @@ COMPARISONS = {
     ),
     "proxied": Comparison(
         Workload(
-            "hello, as a proxy passes it on: each time for another client", "hello", b"Hello, world!",
+            "hello, as a proxy forwards it, each time for another client", "hello", b"Hello, world!",
             {"X-Forwarded-For": "10.0.0.0", "X-Forwarded-Proto": "https"},
             varies=("10.0.0.0", 'string.format("10.%d.%d.%d", count / 65536 % 256, count / 256 % 256, count % 256)'),
         ),

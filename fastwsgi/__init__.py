@@ -1,8 +1,8 @@
-"""fastwsgi: wsgiref made fit for production.
+"""fastwsgi: a production-grade replacement for wsgiref.
 
-The same six modules under the same names (``util``, ``headers``, ``handlers``, ``simple_server``,
-``validate``, ``types``), their hot paths compiled. Change the import, or call ``install()`` and leave
-the imports as they are. ``serve()`` is the production face of the same server.
+It has the same six modules with the same names: ``util``, ``headers``, ``handlers``, ``simple_server``, ``validate``
+and ``types``. Their hot paths are compiled. Change the import, or call ``install()`` and leave the imports as they are.
+``serve()`` runs the same server in production.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from typing_extensions import Unpack  # typing has it from 3.11; type checkers bring this one along
+    from typing_extensions import Unpack  # in typing from 3.11 on; type checkers provide this one
 
     from ._service.keywords import Keywords
     from .types import WSGIApplication
@@ -31,14 +31,14 @@ def serve(
     threads: int | None = None,
     **options: Unpack[Keywords],
 ) -> None:
-    """Serve an application until SIGINT or SIGTERM; then answer what was received, and return.
+    """Serve an application until SIGINT or SIGTERM; then answer the requests already received, and return.
 
-    app: PEP 3333 callable; bind: where to listen: "host:port", "[v6]:port", "unix:PATH" or "fd:N", or several of
-    them (default: the sockets that systemd has passed, else 127.0.0.1:8000); threads: how many run the application at
-    a time (default: 1); options: what ``python -m fastwsgi --help`` lists, by the same names. ``FASTWSGI_*``
-    environment variables count for what isn't given here, or is None.
+    app: a WSGI application (PEP 3333). bind: where to listen: "host:port", "[v6]:port", "unix:PATH" or "fd:N", or a
+    sequence of them (default: the sockets passed by systemd, else 127.0.0.1:8000). threads: how many threads run the
+    application (default: 1). options: those of ``python -m fastwsgi --help``, under the same names. An option that is
+    missing here, or is None, is taken from its ``FASTWSGI_*`` environment variable.
 
-    Raises TypeError for an unknown option, ValueError for a value that can't be, OSError if a socket can't be opened.
+    Raises TypeError for an unknown option, ValueError for an invalid value, OSError if a socket can't be opened.
     """
     from ._service.start import serve as _serve
 

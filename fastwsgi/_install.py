@@ -1,4 +1,4 @@
-"""Put our modules under wsgiref's names in a running process, and take them out again."""
+"""Put our modules under wsgiref's names in a running process, and remove them again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 _MODULES = ("handlers", "headers", "simple_server", "types", "util", "validate")
 
-# The places we changed, each with what it held before; None while nothing is installed.
+# The dict entries that we changed, each with its previous value; None while nothing is installed.
 _replaced: list[tuple[dict[str, Any], str, Any]] | None = None
 _lock = threading.Lock()
 _ABSENT = object()
 
 
 class _Installation:
-    """What ``install()`` returns; leaving its ``with`` block takes back what that call has done."""
+    """The result of ``install()``. The end of its ``with`` block undoes what that call has done."""
 
     def __init__(self, did_it: bool) -> None:
         self._did_it = did_it
@@ -36,17 +36,17 @@ class _Installation:
 
 
 def install() -> _Installation:
-    """Put our six modules under wsgiref's names, for all imports and ``wsgiref.`` look-ups from now on.
+    """Put our six modules under wsgiref's names, for all later imports and ``wsgiref.`` look-ups.
 
-    Code that has imported the package ``wsgiref`` before sees them too; names that were taken out of
-    its modules before (``from wsgiref.util import FileWrapper``) stay what they are. Installing twice
-    changes nothing.
+    Code that imported the package ``wsgiref`` earlier sees our modules, too. Names that were imported from
+    its modules earlier (``from wsgiref.util import FileWrapper``) stay the same. A second call changes
+    nothing.
 
-    The result can be used in a ``with`` statement: at the block's end ``uninstall()`` is called if it
-    was this call that installed, so of nested blocks the outermost restores.
+    The result can be used in a ``with`` statement. The end of the block calls ``uninstall()``, but only if
+    this call did the installation. So if blocks are nested, the outermost one restores wsgiref.
     """
     global _replaced  # noqa: PLW0603
-    # Before the lock is taken: an import can run other people's code.
+    # Import before taking the lock, because an import can run arbitrary code.
     package = importlib.import_module("wsgiref")
     ours = {name: importlib.import_module(f"{__package__}.{name}") for name in _MODULES}
     with _lock:
@@ -61,9 +61,9 @@ def install() -> _Installation:
 
 
 def uninstall() -> None:
-    """Undo ``install()``, wherever it was called: wsgiref's modules are again what they were.
+    """Undo ``install()``, wherever it was called, and restore wsgiref's modules.
 
-    A module that hadn't been imported is absent again. Does nothing if nothing is installed.
+    A module that wasn't imported before is absent again. Does nothing if nothing is installed.
     """
     global _replaced  # noqa: PLW0603
     with _lock:

@@ -5,7 +5,7 @@
     python -m fastwsgi.swap SCRIPT [ARGS...]
     python -m fastwsgi.swap -m MODULE [ARGS...]
 
-It holds for this process and those forked from it; a process that starts afresh has wsgiref again.
+This affects this process and processes forked from it. A newly started process has the real wsgiref again.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ ARGS          the program's own arguments
 """
 
 def main(argv: Sequence[str]) -> None:
-    """Run the program that *argv* (without our own name) asks for, as the interpreter would run it.
+    """Run the program that *argv* names, as the interpreter would run it. *argv* is without our own name.
 
-    What the program raises passes through. With no program to run: ``SystemExit`` with status 2, after
-    one line on stderr.
+    Exceptions of the program pass through. If there is no program to run, one line goes to stderr, and ``SystemExit``
+    with status 2 is raised.
     """
     if argv and argv[0] in ("-h", "--help"):
         print(_HELP, end="")
@@ -60,8 +60,8 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _run_module(name: str, args: Sequence[str]) -> None:
-    """Do what ``python -m name args`` does; our own ``-m`` has already put the right sys.path[0] there."""
-    sys.argv[:] = ["-m", *args]  # what a package that is imported on the way sees
+    """Do what ``python -m name args`` does. Our own ``-m`` has already set the right sys.path[0]."""
+    sys.argv[:] = ["-m", *args]  # seen by packages that are imported while the module is located
     spec = _find_module(name)
     sys.argv[0] = str(spec.origin)
     _run_spec(spec)
@@ -77,7 +77,7 @@ def _find_module(name: str) -> ModuleSpec:
             name += ".__main__"
             spec = importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
-        # A parent package that isn't there is ours to report; one that fails to import speaks for itself.
+        # We report a missing parent package. If one fails to import, its own exception passes through.
         if not f"{name}.".startswith(f"{error.name}."):
             raise
         spec = None
@@ -89,7 +89,7 @@ def _find_module(name: str) -> ModuleSpec:
 def _run_script(script: str, args: Sequence[str]) -> None:
     """Do what ``python script args`` does: for a Python file, or a directory or zip file of modules."""
     sys.argv[:] = [script, *args]
-    path = os.path.join(os.getcwd(), script)  # and no abspath(): with links "a/../b" needn't be "b"
+    path = os.path.join(os.getcwd(), script)  # not abspath(): with symbolic links "a/../b" may differ from "b"
     finder = pkgutil.get_importer(path)
     if finder is not None:
         spec = finder.find_spec("__main__")
@@ -109,12 +109,12 @@ def _run_script(script: str, args: Sequence[str]) -> None:
 
 
 def _path_is_safe() -> bool:
-    """Tell whether the interpreter was asked (-I, -P) to put no directory of its own into sys.path."""
+    """Tell whether the interpreter was started with -I or -P, and so added no directory to sys.path."""
     return bool(sys.flags.isolated or getattr(sys.flags, "safe_path", False))
 
 
 def _replace_first_path(path: str) -> None:
-    """Put *path* first, in the place of the directory that our own ``-m`` has put there."""
+    """Put *path* first in sys.path, in place of the directory that our own ``-m`` has put there."""
     sys.path[: 0 if _path_is_safe() else 1] = [path]
 
 
@@ -127,7 +127,7 @@ def _run_spec(spec: ModuleSpec) -> None:
 
 
 def _run(code: CodeType, **names: object) -> None:
-    """Execute *code* as the main module, which it stays: threads and exit handlers run after us."""
+    """Execute *code* as the main module. It stays the main module for threads and exit handlers, which run later."""
     module = ModuleType("__main__")
     vars(module).update(names, __builtins__=builtins)
     sys.modules["__main__"] = module

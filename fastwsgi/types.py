@@ -1,7 +1,7 @@
-"""The vocabulary of WSGI as static types: what servers, middleware and applications hand each other.
+"""Static types for WSGI: the objects that servers, middleware and applications pass to each other.
 
-All of them are descriptions (aliases and protocols): an object fits by its shape, nothing needs to
-inherit from them. Source: PEP 3333, "Specification Details".
+All of them are aliases and protocols. An object matches by its structure, so no class has to inherit from
+them. Source: PEP 3333, "Specification Details".
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ __all__ = [
     "WSGIEnvironment",
 ]
 
-# What sys.exc_info() returns: inside an except clause, and outside of one.
+# The result of sys.exc_info(): inside an except clause, and also outside of one.
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType]
 _OptExcInfo: TypeAlias = _ExcInfo | tuple[None, None, None]
 
 
 class StartResponse(Protocol):
-    """What a server passes to the application so that it can state its status and header fields.
+    """The callable that a server passes to the application, to receive the status and the header fields.
 
     It returns the ``write(body_data)`` callable. PEP 3333, "The start_response() Callable".
     """
@@ -36,35 +36,35 @@ class StartResponse(Protocol):
 
 
 WSGIEnvironment: TypeAlias = dict[str, Any]
-"""The environ: a dict, and no other mapping. PEP 3333, "environ Variables"."""
+"""The environ: a ``dict``, not any other mapping. PEP 3333, "environ Variables"."""
 
 WSGIApplication: TypeAlias = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
-"""What is called for each request, and returns the blocks of the body. PEP 3333, "The Application/Framework Side"."""
+"""Handles a request, and returns the blocks of the body. PEP 3333, "The Application/Framework Side"."""
 
 
 class InputStream(Protocol):
     """``environ["wsgi.input"]``: the request's body. PEP 3333, "Input and Error Streams"."""
 
     def read(self, size: int = ..., /) -> bytes:
-        """Read so many bytes, or to the body's end."""
+        """Read up to ``size`` bytes; without a size, read to the end of the body."""
         ...
 
     def readline(self, size: int = ..., /) -> bytes:
-        """Read a line with its end, or so many bytes of it."""
+        """Read a line with its line end, or at most ``size`` bytes of it."""
         ...
 
     def readlines(self, hint: int = ..., /) -> list[bytes]:
-        """Read all lines; the hint, in bytes, of when to stop may be ignored."""
+        """Read all lines. The hint, in bytes, says when to stop; it may be ignored."""
         ...
 
     def __iter__(self) -> Iterator[bytes]: ...
 
 
 class ErrorStream(Protocol):
-    """``environ["wsgi.errors"]``: where text about errors goes. PEP 3333, "Input and Error Streams"."""
+    """``environ["wsgi.errors"]``: the stream for error messages. PEP 3333, "Input and Error Streams"."""
 
     def flush(self) -> object:
-        """Don't keep what was written in a buffer."""
+        """Send all buffered text on."""
 
     def write(self, s: str, /) -> object:
         """Write text."""
@@ -74,7 +74,7 @@ class ErrorStream(Protocol):
 
 
 class _Readable(Protocol):
-    """The file a FileWrapper reads; if it has a ``close()`` too, that is called in the end."""
+    """The file that a FileWrapper reads. Its ``close()``, if it has one, is called at the end."""
 
     def read(self, size: int = ..., /) -> bytes: ...
 

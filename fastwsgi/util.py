@@ -1,7 +1,7 @@
-"""Helpers around the WSGI environ: rebuild the request's URI, walk along its path, fake one for tests.
+"""Helpers for the WSGI environ: rebuild the request's URI, move along its path, make up an environ for tests.
 
-Every function takes the environ of PEP 3333: a dict of CGI-style and ``wsgi.*`` keys. What is missing
-there and needed here raises ``KeyError``.
+Every function takes the environ of PEP 3333: a dict of CGI-style and ``wsgi.*`` keys. A required key
+that is missing raises ``KeyError``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "shift_path_info",
 ]
 
-# The texts that quote() returns as they are: seeing that here is several times cheaper than calling it.
+# Texts that quote() would not change: this test is several times cheaper than the call.
 _is_quoted_script_name = re.compile(r"[A-Za-z0-9_.~/-]*").fullmatch
 _is_quoted_path_info = re.compile(r"[A-Za-z0-9_.~/;=,-]*").fullmatch
 
@@ -41,11 +41,11 @@ def guess_scheme(environ: WSGIEnvironment) -> str:
 
 
 def application_uri(environ: WSGIEnvironment) -> str:
-    """Return the URI at which the application itself lives: no ``PATH_INFO``, no query.
+    """Return the URI of the application itself, without ``PATH_INFO`` and query.
 
-    Raises ``KeyError`` without ``wsgi.url_scheme``, or, if there is no ``HTTP_HOST``, without
-    ``SERVER_NAME`` or ``SERVER_PORT``; ``UnicodeEncodeError`` if ``SCRIPT_NAME`` isn't bytes decoded
-    as latin-1. Source: PEP 3333, "URL Reconstruction".
+    Raises ``KeyError`` without ``wsgi.url_scheme``, and, if there is no ``HTTP_HOST``, without
+    ``SERVER_NAME`` or ``SERVER_PORT``. Raises ``UnicodeEncodeError`` if ``SCRIPT_NAME`` contains characters
+    outside of latin-1. Source: PEP 3333, "URL Reconstruction".
     """
     scheme = environ["wsgi.url_scheme"]
     authority = environ.get("HTTP_HOST")
@@ -61,15 +61,15 @@ def application_uri(environ: WSGIEnvironment) -> str:
 
 
 def request_uri(environ: WSGIEnvironment, include_query: bool = True) -> str:
-    """Return the URI the client asked for, with ``?QUERY_STRING`` unless *include_query* is false.
+    """Return the URI that the client requested, with ``?QUERY_STRING`` unless *include_query* is false.
 
-    Raises what ``application_uri()`` raises. Source: PEP 3333, "URL Reconstruction".
+    Raises the same exceptions as ``application_uri()``. Source: PEP 3333, "URL Reconstruction".
     """
     uri = application_uri(environ)
     path_info: str = environ.get("PATH_INFO", "")
     if not _is_quoted_path_info(path_info):
         path_info = quote(path_info, safe="/;=,", encoding="latin1")
-    # Without a SCRIPT_NAME the application's URI ends in the slash that PATH_INFO starts with.
+    # Without a SCRIPT_NAME, the application's URI already ends with the slash that PATH_INFO begins with.
     uri += path_info if environ.get("SCRIPT_NAME") else path_info[1:]
     if include_query:
         query = environ.get("QUERY_STRING")
@@ -83,8 +83,8 @@ def shift_path_info(environ: WSGIEnvironment) -> str | None:
 
     Returns ``None`` when ``PATH_INFO`` has no segment left. A ``PATH_INFO`` of ``"/"`` gives ``""`` and
     a ``SCRIPT_NAME`` that ends in a slash, so that a traversal can tell ``/x/`` from ``/x``. Elsewhere
-    empty and ``.`` segments are dropped, and ``..`` climbs. Raises ``IndexError``, with the environ
-    untouched, for a ``PATH_INFO`` without any slash.
+    empty and ``.`` segments are dropped, and ``..`` goes up one level. A ``PATH_INFO`` without any slash
+    raises ``IndexError`` and leaves the environ unchanged.
     """
     path_info: str = environ.get("PATH_INFO", "")
     if not path_info:
@@ -97,29 +97,29 @@ def shift_path_info(environ: WSGIEnvironment) -> str | None:
     name = parts[1]
     del parts[1]
     script_name: str = environ.get("SCRIPT_NAME", "") + "/" + name
-    # Most scripts' names are normal already, and then normpath() is most of the time spent here.
+    # Most script names are already normalised, and normpath() would take most of this function's time.
     if not name or script_name[0] != "/" or "//" in script_name or "/." in script_name:
         script_name = posixpath.normpath(script_name).removesuffix("/")
         if not name and not script_name.endswith("/"):
             script_name += "/"
     environ["SCRIPT_NAME"] = script_name
     environ["PATH_INFO"] = "/".join(parts)
-    # A lone "." at the end of the path is no name: nothing was shifted.
+    # A lone "." at the end of the path isn't a segment: nothing was shifted.
     return None if name == "." else name
 
 
 def setup_testing_defaults(environ: WSGIEnvironment) -> None:
-    """Add to *environ*, in place, whatever an application may expect and isn't there: a made-up request.
+    """Add missing keys to *environ*, in place, so that it describes a complete request. For tests only.
 
-    A ``GET`` of ``/`` on ``127.0.0.1`` with an empty body, HTTP/1.0. For tests only. Source of the
-    keys: PEP 3333, "environ Variables".
+    The request is ``GET /`` on ``127.0.0.1``, HTTP/1.0, with an empty body. Source of the keys: PEP 3333,
+    "environ Variables".
     """
     setdefault = environ.setdefault
     server_name = setdefault("SERVER_NAME", "127.0.0.1")
     setdefault("SERVER_PROTOCOL", "HTTP/1.0")
     setdefault("HTTP_HOST", server_name)
     setdefault("REQUEST_METHOD", "GET")
-    # One of the two alone is a complete statement of where the request points to.
+    # If either of the two is set, it already says completely where the request points to.
     if "SCRIPT_NAME" not in environ and "PATH_INFO" not in environ:
         environ["SCRIPT_NAME"] = ""
         environ["PATH_INFO"] = "/"

@@ -1,11 +1,11 @@
 """Middleware that checks both sides of a WSGI call: the server's and the application's.
 
-``validator()`` wraps an application. What breaks PEP 3333 raises ``AssertionError``; what is only
-questionable warns with ``WSGIWarning``. The request and the response pass through unchanged.
+``validator()`` wraps an application. A violation of PEP 3333 raises ``AssertionError``. Questionable
+behaviour gives a ``WSGIWarning``. The request and the response pass through unchanged.
 
-The checks are functions and wrapper classes of their own, usable one by one. None of them is an
-``assert`` statement, so ``python -O`` doesn't switch them off. A message is put together only when its
-check has failed: nearly all the time of an eager version goes into texts that nobody reads.
+The checks are separate functions and wrapper classes, and each can be used alone. None of them is an
+``assert`` statement, so ``python -O`` doesn't disable them. An error message is formatted only after its
+check has failed; formatting every message in advance would take nearly all of the time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .types import ErrorStream, InputStream, WSGIApplication
 
 __all__ = ["validator"]
 
-#: A header name must match this one. Narrower than a token of RFC 9110 section 5.6.2.
+#: A header name must match this pattern. It is narrower than a token of RFC 9110 section 5.6.2.
 header_re: re.Pattern[str] = re.compile(r"^[a-zA-Z][a-zA-Z0-9\-_]*$")
-#: A header value must have none of these: PEP 3333 forbids every control character.
+#: A header value must not contain any of these: PEP 3333 forbids control characters.
 bad_header_value_re: re.Pattern[str] = re.compile(r"[\000-\037]")
 
 _REQUIRED_KEYS = (
@@ -38,14 +38,14 @@ _REQUIRED_KEYS = (
 )
 _MISPLACED_KEYS = {"HTTP_CONTENT_TYPE": "CONTENT_TYPE", "HTTP_CONTENT_LENGTH": "CONTENT_LENGTH"}
 _KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PATCH", "PUT", "DELETE", "TRACE"})
-# What nearly every status looks like: found at once to break no rule.
+# Nearly every status matches this, and such a status is valid.
 _is_usual_status = re.compile(r"[1-9][0-9]{2} ").match
-# Answers without content: RFC 9110 sections 15.3.5 and 15.4.5.
+# Responses without content: RFC 9110 sections 15.3.5 and 15.4.5.
 _CODES_WITHOUT_CONTENT = (204, 304)
 
 
 class WSGIWarning(Warning):
-    """Category of the warnings about what PEP 3333 allows and is probably still a mistake."""
+    """Warning about something that PEP 3333 allows, but that is probably a mistake."""
 
 
 def assert_(cond: object, *args: object) -> None:
@@ -55,18 +55,18 @@ def assert_(cond: object, *args: object) -> None:
 
 
 def check_string_type(value: object, title: str) -> str:
-    """Return *value* if it is a ``str`` (and no subclass); *title* names it in the error otherwise."""
+    """Return *value* if its type is exactly ``str``; otherwise raise an error that calls it *title*."""
     if type(value) is str:
         return value
     raise AssertionError(f"{title} must be of type str (got {value!r})")
 
 
 def validator(application: WSGIApplication) -> WSGIApplication:
-    """Return an application that behaves as *application* and checks every call on its way.
+    """Return an application that behaves like *application* and checks every call.
 
-    A broken rule raises ``AssertionError`` at the side that broke it, with one exception: a server that
-    never calls ``close()`` on the response is noticed only when that is garbage collected, and then it
-    can merely be told on ``sys.stderr``. Source: PEP 3333, "Specification Details".
+    A violation raises ``AssertionError`` in the side that caused it, with one exception: a server that
+    never calls ``close()`` on the response is noticed only when the response is garbage collected, and then
+    a message on ``sys.stderr`` reports it. Source: PEP 3333, "Specification Details".
     """
 
     def checked_application(*args: Any, **kw: Any) -> IteratorWrapper:
@@ -77,7 +77,7 @@ def validator(application: WSGIApplication) -> WSGIApplication:
         environ, start_response = args
         check_environ(environ)
 
-        # Shared with the IteratorWrapper, which wants it non-empty before the first block.
+        # Shared with the IteratorWrapper, which requires an entry before the first block.
         calls: list[None] = []
 
         def checked_start_response(*args: Any, **kw: Any) -> WriteWrapper:
@@ -93,12 +93,12 @@ def validator(application: WSGIApplication) -> WSGIApplication:
             calls.append(None)
             return WriteWrapper(start_response(*args))
 
-        # Where that is true, frameworks read without a size, which InputWrapper forbids.
+        # If this key is true, frameworks read without a size, which InputWrapper forbids.
         environ.pop("wsgi.input_terminated", None)
         environ["wsgi.input"] = InputWrapper(environ["wsgi.input"])
         environ["wsgi.errors"] = ErrorWrapper(environ["wsgi.errors"])
         body: Any = application(environ, checked_start_response)
-        # The comparison, not just the truth: an empty list is a fine response.
+        # Compare with False instead of testing the truth value: an empty list is a valid response.
         if body is None or not (body != False):  # noqa: E712
             raise AssertionError("The application must return an iterator, if only an empty list")
         check_iterator(body)
@@ -108,30 +108,30 @@ def validator(application: WSGIApplication) -> WSGIApplication:
 
 
 class InputWrapper:
-    """The ``wsgi.input`` an application sees: only what PEP 3333, "Input and Error Streams", offers.
+    """The application's ``wsgi.input``, with only the methods of PEP 3333, "Input and Error Streams".
 
-    *wsgi_input* is the server's stream. Whatever it returns must be ``bytes`` (or a list of them).
+    *wsgi_input* is the server's stream. It must return ``bytes`` (or a list of them).
     """
 
     def __init__(self, wsgi_input: InputStream) -> None:
         self.input = wsgi_input
 
     def read(self, *args: Any) -> bytes:
-        """Read with exactly one argument, the size in bytes: without one a server may block."""
+        """Read up to a number of bytes. The size is required, because without it a server may block."""
         assert_(len(args) == 1)
         data = self.input.read(*args)
         assert_(type(data) is bytes)
         return data
 
     def readline(self, *args: Any) -> bytes:
-        """Read one line; the optional argument is its largest size in bytes."""
+        """Read one line; the optional argument is the maximum size in bytes."""
         assert_(len(args) <= 1)
         line = self.input.readline(*args)
         assert_(type(line) is bytes)
         return line
 
     def readlines(self, *args: Any) -> list[bytes]:
-        """Read all lines; the optional argument is a hint, in bytes, of when to stop."""
+        """Read all lines; the optional argument is a hint, in bytes, that says when to stop."""
         assert_(len(args) <= 1)
         lines = self.input.readlines(*args)
         assert_(type(lines) is list)
@@ -149,9 +149,9 @@ class InputWrapper:
 
 
 class ErrorWrapper:
-    """The ``wsgi.errors`` an application sees: only what PEP 3333, "Input and Error Streams", offers.
+    """The application's ``wsgi.errors``, with only the methods of PEP 3333, "Input and Error Streams".
 
-    *wsgi_errors* is the server's stream. What goes there must be ``str``.
+    *wsgi_errors* is the server's stream. The application must write ``str``.
     """
 
     def __init__(self, wsgi_errors: ErrorStream) -> None:
@@ -167,7 +167,7 @@ class ErrorWrapper:
         self.errors.flush()
 
     def writelines(self, seq: Iterable[str]) -> None:
-        """Write each item of *seq*, checked, with a call of its own."""
+        """Check and write each item of *seq* in a separate call."""
         for line in seq:
             self.write(line)
 
@@ -177,7 +177,7 @@ class ErrorWrapper:
 
 
 class WriteWrapper:
-    """The ``write()`` callable that ``start_response`` returns: *wsgi_writer*, for ``bytes`` only."""
+    """The ``write()`` callable that ``start_response`` returns. It passes ``bytes`` on to *wsgi_writer*."""
 
     def __init__(self, wsgi_writer: Callable[[bytes], object]) -> None:
         self.writer = wsgi_writer
@@ -188,7 +188,7 @@ class WriteWrapper:
 
 
 class PartialIteratorWrapper:
-    """An iterable around *wsgi_iterator* that gives an ``IteratorWrapper`` when iterated over."""
+    """An iterable around *wsgi_iterator* whose iterator is an ``IteratorWrapper``."""
 
     def __init__(self, wsgi_iterator: Iterable[bytes]) -> None:
         self.iterator = wsgi_iterator
@@ -198,13 +198,13 @@ class PartialIteratorWrapper:
 
 
 class IteratorWrapper:
-    """The response body a server sees: gives ``bytes`` only, and must be closed.
+    """The response body that a server receives: it yields only ``bytes``, and must be closed.
 
-    *wsgi_iterator* is what the application returned. *check_start_response* is an object that must be
-    true when the first block comes (the validator's list of calls), or ``None`` not to check that.
+    *wsgi_iterator* is the application's result. *check_start_response* is an object that must be true when
+    the first block arrives (the validator's list of calls), or ``None`` to skip this check.
     """
 
-    # So until __init__ is through: there is nothing to close while there is no iterator.
+    # True until __init__ is done: without an iterator there is nothing to close.
     closed: bool = True
     iterator: Iterator[bytes]
     check_start_response: object
@@ -241,16 +241,16 @@ class IteratorWrapper:
 
     def __del__(self) -> None:
         if not self.closed:
-            # Also by hand: what a destructor raises may go to a hook instead of this stream.
+            # Write it explicitly, too: an exception from a destructor may go to a hook instead of this stream.
             sys.stderr.write("Iterator garbage collected without being closed")
             raise AssertionError("Iterator garbage collected without being closed")
 
 
 def check_environ(environ: object) -> None:
-    """Check the dict a server passes to the application. PEP 3333, "environ Variables".
+    """Check the dict that a server passes to the application. PEP 3333, "environ Variables".
 
-    Beyond ``AssertionError`` and ``WSGIWarning``: ``KeyError`` without ``wsgi.url_scheme``,
-    ``SCRIPT_NAME`` or ``PATH_INFO``, ``TypeError`` for a key that isn't a string, ``ValueError`` for a
+    Besides ``AssertionError`` and ``WSGIWarning``, it raises ``KeyError`` without ``wsgi.url_scheme``,
+    ``SCRIPT_NAME`` or ``PATH_INFO``, ``TypeError`` for a key that isn't a string, and ``ValueError`` for a
     ``CONTENT_LENGTH`` that isn't a number.
     """
     if type(environ) is not dict:
@@ -269,7 +269,7 @@ def check_environ(environ: object) -> None:
             stacklevel=1,
         )
 
-    # A key with a dot is an extension, with a value of any type; the others are CGI's variables.
+    # A key with a dot is an extension, and its value may have any type. The others are CGI variables.
     for key, value in environ.items():
         if "." not in key and type(value) is not str:
             raise AssertionError(f"Environmental variable {key} is not a string: {type(value)!r} (value: {value!r})")
@@ -278,7 +278,7 @@ def check_environ(environ: object) -> None:
         raise AssertionError(f"wsgi.version should be a tuple ({version!r})")
     scheme = environ["wsgi.url_scheme"]
     if scheme not in ("http", "https"):
-        # With a tuple this % means something else than an f-string, and that is what wsgiref says then.
+        # Not an f-string: for a tuple % gives a different message, and wsgiref's is the same as this one.
         raise AssertionError("wsgi.url_scheme unknown: %r" % scheme)  # noqa: UP031
     check_input(environ["wsgi.input"])
     check_errors(environ["wsgi.errors"])
@@ -314,10 +314,10 @@ def check_errors(wsgi_errors: object) -> None:
 
 
 def check_status(status: object) -> None:
-    """Check a status such as ``"200 OK"``: a code of three digits, one space, a reason.
+    """Check a status such as ``"200 OK"``: a three-digit code, one space, a reason.
 
     Raises ``IndexError`` if it is blank, ``ValueError`` if its code isn't a number, ``AssertionError``
-    for any other bad code; warns about the separator. PEP 3333, "The start_response() Callable".
+    for any other bad code. Warns if the separator isn't one space. PEP 3333, "The start_response() Callable".
     """
     text = check_string_type(status, "Status")
     if _is_usual_status(text):
@@ -340,8 +340,8 @@ def check_status(status: object) -> None:
 def check_headers(headers: object) -> None:
     """Check the header fields given to ``start_response``: a list of pairs (name, value), all ``str``.
 
-    Names match ``header_re``, don't end in ``-`` or ``_`` and aren't ``Status``; values have nothing of
-    ``bad_header_value_re``. PEP 3333, "The start_response() Callable".
+    Names must match ``header_re``, must not end in ``-`` or ``_`` and must not be ``Status``. Values must not
+    match ``bad_header_value_re``. PEP 3333, "The start_response() Callable".
     """
     if type(headers) is not list:
         raise AssertionError(f"Headers ({headers!r}) must be of type list: {type(headers)!r}")
@@ -351,7 +351,7 @@ def check_headers(headers: object) -> None:
         if len(item) != 2:
             raise AssertionError
         name, value = item
-        # A name that header_re accepts has no colon, and no line feed but perhaps at its end.
+        # A name that header_re accepts has no colon, and no line feed except possibly at its end.
         if (
             type(name) is not str
             or type(value) is not str
@@ -365,7 +365,7 @@ def check_headers(headers: object) -> None:
 
 
 def _refuse_header(name: object, value: object) -> NoReturn:
-    """Raise the first of the reasons not to accept this name or this type of value."""
+    """Raise an error with the first reason why this name or this type of value is refused."""
     name = check_string_type(name, "Header name")
     value = check_string_type(value, "Header value")
     if name.lower() == "status":
@@ -381,7 +381,7 @@ def _refuse_header(name: object, value: object) -> NoReturn:
 
 
 def check_content_type(status: object, headers: Iterable[tuple[object, object]]) -> None:
-    """Check that a ``Content-Type`` is there, or isn't if *status* is one without content (204, 304).
+    """Check that there is a ``Content-Type``, or that there is none if *status* means no content (204, 304).
 
     Both arguments as for ``start_response``. PEP 3333, "The start_response() Callable".
     """
@@ -393,7 +393,7 @@ def check_content_type(status: object, headers: Iterable[tuple[object, object]])
                 return
             raise AssertionError(f"Content-Type header found in a {code} response, which must not return content.")
     if has_content:
-        # With a tuple this % means something else than an f-string, and that is what wsgiref says then.
+        # Not an f-string: for a tuple % gives a different message, and wsgiref's is the same as this one.
         raise AssertionError("No Content-Type header found in headers (%s)" % headers)  # noqa: UP031
 
 
@@ -404,7 +404,7 @@ def check_exc_info(exc_info: object) -> None:
 
 
 def check_iterator(iterator: object) -> None:
-    """Check that a response isn't one string, which would be sent character by character."""
+    """Check that a response isn't a single string, which would be sent character by character."""
     if isinstance(iterator, (str, bytes)):
         raise AssertionError(
             "You should not return a string as your application iterator, instead return a single-item "

@@ -92,7 +92,7 @@ def test_fd_of_something_else(kind: str, tmp_path: Path) -> None:
 @needs_fork
 def test_fd_twice(inherited: socket.socket) -> None:
     text = f"fd:{inherited.fileno()}"
-    with pytest.raises(ValueError, match=f"bind '{text}' is there twice"):
+    with pytest.raises(ValueError, match=f"bind '{text}' is given twice"):
         open_listeners([text, text], environ={})
     assert inherited.getsockname()
 

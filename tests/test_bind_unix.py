@@ -76,7 +76,7 @@ def test_a_live_socket_is_not_replaced(empty_place: Path, state: str) -> None:
             else:
                 pytest.skip("it never is")
         status = os.stat("s")
-        with pytest.raises(OSError, match="can't bind to unix:s: a process listens there already") as caught:
+        with pytest.raises(OSError, match="can't bind to unix:s: another process is already listening there") as caught:
             open_listeners(["unix:s"], environ={})
         assert caught.value.errno == errno.EADDRINUSE
         assert os.stat("s").st_ino == status.st_ino
@@ -113,7 +113,7 @@ def test_what_is_no_stream_socket_is_left_alone(empty_place: Path, kind: str) ->
 def test_a_path_that_is_too_long(empty_place: Path) -> None:
     text = "unix:/" + "x" * 200
     with pytest.raises(
-        OSError, match=r"can't bind to unix:/x+: /x+ is too long for a socket with 201 octets"
+        OSError, match=r"can't bind to unix:/x+: /x+ is too long for a unix socket: 201 bytes"
     ) as caught:
         open_listeners([text], environ={})
     assert caught.value.errno == errno.ENAMETOOLONG
@@ -126,7 +126,7 @@ def test_the_longest_path(empty_place: Path) -> None:
         pytest.skip("the directory's name is too long")
     with opened(f"unix:{name}") as (listener,):
         assert answers(listener, str(empty_place / name))
-    with pytest.raises(OSError, match=f"too long for a socket with {longest + 1} octets"):
+    with pytest.raises(OSError, match=f"too long for a unix socket: {longest + 1} bytes"):
         open_listeners([f"unix:{name}x"], environ={})
     assert os.listdir(empty_place) == []
 

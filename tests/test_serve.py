@@ -227,7 +227,7 @@ def test_a_dead_process_leaves_a_socket_that_is_replaced(place: Path) -> None:
         assert over_unix(path).body == b"site"
         status, stderr = fails(place, "--bind=unix:socket")
         assert over_unix(path).body == b"site"
-    assert (status, stderr) == (1, "fastwsgi: can't bind to unix:socket: a process listens there already\n")
+    assert (status, stderr) == (1, "fastwsgi: can't bind to unix:socket: another process is already listening there\n")
     assert not path.exists()
 
 
@@ -250,7 +250,7 @@ def test_reload(place: Path, how: str) -> None:
             assert answer(running.address) == "changed"
             running.signal(signal.SIGINT)
             running.process.wait(TIMEOUT)
-    assert said == ["fastwsgi: files changed, starting again\n", running.line]
+    assert said == ["fastwsgi: files changed, restarting\n", running.line]
     assert "Traceback" not in running.stderr
     assert running.status == 0
     with pytest.raises(ConnectionRefusedError):

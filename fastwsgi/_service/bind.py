@@ -1,4 +1,4 @@
-"""Listening sockets from text: TCP, unix, inherited; and word to systemd, which may have made them."""
+"""Open listening sockets from their text form: TCP, unix, inherited. Notify systemd, which may have opened them."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ _NUMBER = r"(0|[1-9][0-9]{0,8})"
 _TCP = re.compile(rf"(?:\[([0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?)\]|([^\[\]:]*)):{_NUMBER}")
 _UNIX = re.compile(r"unix:([^?\0]+)(?:\?mode=0?([0-7]{3}))?")
 _FD = re.compile(rf"fd:{_NUMBER}")
-# RFC 1123 section 2.1, and the underscore, which names inside of a network have.
+# RFC 1123 section 2.1, and the underscore, which host names inside a network often have.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
-# The system's functions take 127.1 and 0x7f.1 for IPv4 addresses, and so would read a name that is a typing error.
+# The system's functions accept 127.1 and 0x7f.1 as IPv4 addresses, so a mistyped address would pass as another one.
 _LIKE_A_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?")
 
-# sd_listen_fds(3): the first descriptor, and the variables that tell of it.
+# sd_listen_fds(3): the first descriptor, and the variables that describe the descriptors.
 _FIRST_FD = 3
 _LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
 class TcpAddress(NamedTuple):
-    """A host, by name or address, and a port, of which 0 is any free one."""
+    """A host, by name or address, and a port; 0 is any free port."""
 
     host: str
     port: int
 
 
 class UnixAddress(NamedTuple):
-    """A path in the file system, and the mode that the socket there gets; None: by the process's umask."""
+    """A path in the file system, and the mode of the socket there; None: the umask decides."""
 
     path: str
     mode: int | None
 
 
 class Inherited(NamedTuple):
-    """The number of a descriptor that another program opened."""
+    """The number of a file descriptor that another program opened."""
 
     fd: int
 
@@ -56,9 +56,11 @@ Address: TypeAlias = TcpAddress | UnixAddress | Inherited
 def parse_bind(text: str) -> Address:
     """Return what ``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT``, ``unix:PATH``, ``unix:PATH?mode=660`` or ``fd:N`` means.
 
-    ``:PORT`` is all interfaces by IPv4, as for make_server(); ``[::]:PORT`` is all by IPv6, and by IPv4 as well where
-    the system is set up so. The mode is octal. A host or a port alone might be meant as the other: raises ValueError
-    for these as for all else, and so for a path with "?" in it, or with "@" in front.
+    ``:PORT`` is all IPv4 interfaces, as for make_server(). ``[::]:PORT`` is all IPv6 interfaces, and IPv4 ones too if
+    the system is configured so. The mode is octal.
+
+    Raises ValueError for anything else. That includes a host or a port alone, which could be mistaken for each other,
+    and a path that contains "?" or begins with "@".
     """
     if text.startswith("unix:"):
         match = _UNIX.fullmatch(text)
@@ -68,14 +70,14 @@ def parse_bind(text: str) -> Address:
     if text.startswith("fd:"):
         match = _FD.fullmatch(text)
         if match is None:
-            raise ValueError(f"bind {text!r} isn't fd:N with the number of a descriptor")
+            raise ValueError(f"bind {text!r} isn't fd:N, where N is the number of a file descriptor")
         return Inherited(int(match[1]))
     match = _TCP.fullmatch(text)
     if match is None:
         raise ValueError(f"bind {text!r} isn't HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH or fd:N")
     literal, name, port = match[1], match[2], int(match[3])
     if port > 65535:
-        raise ValueError(f"bind {text!r} has a port over 65535")
+        raise ValueError(f"bind {text!r} has a port above 65535")
     if literal is not None and not _is_address(literal, ipaddress.IPv6Address):
         raise ValueError(f"bind {text!r} has no IPv6 address in its brackets")
     if name and not (
@@ -96,8 +98,8 @@ def _is_address(text: str, kind: type[ipaddress.IPv4Address | ipaddress.IPv6Addr
 class Listener:
     """One listening socket.
 
-    sock: may be replaced by a TLS socket around it; scheme: "http" or "https", for the URL; is_inherited: whether
-    another process may go on to accept on it; path: of the unix socket that this process has made, if it is one.
+    sock: the socket; may be replaced by a TLS socket around it; scheme: "http" or "https", for the URL; is_inherited:
+    whether another process may continue to accept on it; path: of the unix socket, if this process created one.
     """
 
     def __init__(
@@ -117,10 +119,11 @@ class Listener:
         return self._name if self._authority is None else f"{self.scheme}://{self._authority}/"
 
     def close(self) -> None:
-        """Close the socket; remove the file of a unix socket if it is still the one that this process made."""
+        """Close the socket; remove the file of a unix socket if it is still the one that this process created."""
         path, self._path = self._path, None
         if path is not None and os.getpid() == self._pid:
-            # While it listens: so nobody takes the file for one that was left, and the number isn't given to another.
+            # While it still listens: then no other process takes the file for a stale one, and the inode number isn't
+            # reused yet.
             with contextlib.suppress(OSError):
                 if _identity(os.lstat(path)) == self._file:
                     os.unlink(path)
@@ -149,18 +152,18 @@ def open_listeners(
     scheme: str = "http",
     environ: MutableMapping[str, str] = os.environ,
 ) -> list[Listener]:
-    """Open a listening socket for each text that ``parse_bind()`` reads; children don't inherit them.
+    """Open a listening socket for each text, in the form of ``parse_bind()``; child processes don't inherit them.
 
-    binds: if there are none, what systemd hands over by the variables of sd_listen_fds(3), which then are removed from
-    environ, or else 127.0.0.1:8000. reuse_port: whether other processes may listen on the same TCP ports at the same
-    time. backlog: how many connections may wait to be accepted. scheme: for the URLs.
+    binds: the texts. Without any, the sockets that systemd passes through the variables of sd_listen_fds(3), which are
+    then removed from environ; else 127.0.0.1:8000. reuse_port: whether other processes may listen on the same TCP ports
+    at the same time. backlog: how many connections may wait to be accepted. scheme: for the URLs.
 
-    Of a name's addresses the first is bound. A unix socket's file that nobody listens at any more is replaced; in its
-    directory a lock file stands meanwhile. An inherited socket is taken over, and closed, too, if another one can't be
-    opened.
+    If a host name has several addresses, the first one is used. The file of a unix socket is replaced if no process
+    listens on it any more; meanwhile a lock file exists in its directory. An inherited socket is taken over. It is
+    closed, too, if another socket can't be opened.
 
-    Raises ValueError for bad text, an inherited descriptor that isn't a listening stream socket, or what the platform
-    doesn't have; OSError, with the text in its message, if a socket can't be opened.
+    Raises ValueError for bad text, for an inherited descriptor that isn't a listening stream socket, and for anything
+    that the platform doesn't support; OSError, with the text in its message, if a socket can't be opened.
     """
     if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
         raise ValueError("reuse_port must be False: this platform has no SO_REUSEPORT")
@@ -170,7 +173,7 @@ def open_listeners(
     addresses = [parse_bind(text) for text in texts]
     for text, address in zip(texts, addresses, strict=True):
         if isinstance(address, Inherited) and addresses.count(address) > 1:
-            raise ValueError(f"bind {text!r} is there twice")
+            raise ValueError(f"bind {text!r} is given twice")
     with contextlib.ExitStack() as opened:
         listeners = []
         for text, address in zip(texts, addresses, strict=True):
@@ -186,7 +189,7 @@ def open_listeners(
 
 
 def _handed_over(environ: MutableMapping[str, str]) -> list[str]:
-    """sd_listen_fds(3): the sockets that were opened for this very process, if there are any."""
+    """sd_listen_fds(3): the sockets that were opened for this process, if there are any."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = environ.get("LISTEN_FDS", "")
@@ -202,7 +205,7 @@ def _with_text(text: str, error: OSError) -> OSError:
     if error.filename is not None:
         reason += f": {error.filename}"
     message = f"can't bind to {text}: {reason}"
-    if error.errno is None or isinstance(error, socket.gaierror):  # whose numbers are others
+    if error.errno is None or isinstance(error, socket.gaierror):  # its error numbers are a different set
         return OSError(message)
     return OSError(error.errno, message)
 
@@ -216,11 +219,11 @@ def _open(address: Address, reuse_port: bool, backlog: int) -> Listener:
 
 
 def _open_tcp(address: TcpAddress, reuse_port: bool, backlog: int) -> socket.socket:
-    # As octets, or the name would be looked up by the older standard for names in other scripts.
+    # As bytes; a str would be encoded by the older standard for internationalised names.
     found = socket.getaddrinfo(address.host.encode("ascii"), address.port, type=socket.SOCK_STREAM)
     family, kind, protocol, _, place = found[0]
     with _closed_on_error(socket.socket(family, kind, protocol)) as sock:
-        # On Windows SO_REUSEADDR lets another program take the port over.
+        # On Windows SO_REUSEADDR would let another program take over the port.
         exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR if exclusive is None else exclusive, 1)
         if reuse_port:
@@ -241,13 +244,13 @@ def _closed_on_error(sock: socket.socket) -> Generator[socket.socket]:
 
 def _open_unix(path: str, mode: int | None, backlog: int) -> Listener:
     if not hasattr(socket, "AF_UNIX"):
-        raise ValueError(f"bind 'unix:{path}' is for platforms that have unix sockets")
+        raise ValueError(f"bind 'unix:{path}' needs a platform with unix sockets")
     with _alone(path), _closed_on_error(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         if _is_left_over(path):
             os.unlink(path)
-        sock.bind(path)  # which fails if there is a file by now
+        sock.bind(path)  # fails if a file has appeared since
         try:
-            # Until it listens nobody can connect, whatever the umask let the mode be.
+            # Whatever mode the umask gave it: until the socket listens, no client can connect.
             if mode is not None:
                 os.chmod(path, mode)
             sock.listen(backlog)
@@ -260,9 +263,10 @@ def _open_unix(path: str, mode: int | None, backlog: int) -> Listener:
 
 @contextlib.contextmanager
 def _alone(path: str) -> Generator[None]:
-    """Let one process at a time look whether a path is free, and take it.
+    """Let one process at a time check whether a path is free, and take it.
 
-    Otherwise two that start at once would both find the socket of a dead one, and the second remove the first's.
+    Without this, two processes that start at once could both find a stale socket, and the second one would then remove
+    the socket of the first.
     """
     import fcntl
 
@@ -272,7 +276,7 @@ def _alone(path: str) -> Generator[None]:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            # Who had it before has removed it; then it's a lock on nothing, and another may be there.
+            # The previous owner may have removed the file. Then this lock is useless, and there may be another file.
             try:
                 is_there = _identity(os.stat(lock)) == _identity(os.fstat(fd))
             except FileNotFoundError:
@@ -289,14 +293,14 @@ def _alone(path: str) -> Generator[None]:
 
 
 def _is_left_over(path: str) -> bool:
-    """Whether a path is that of a socket without a process; False: there is nothing. Raises OSError for all else."""
+    """Return True for a socket that no process listens on, False for no file; raise OSError for anything else."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a process that is slow to accept is one that listens
+        probe.setblocking(False)  # a process that is slow to accept is still listening
         try:
             outcome = probe.connect_ex(path)
         except OSError as error:
             size = len(os.fsencode(path))
-            raise OSError(errno.ENAMETOOLONG, f"{path} is too long for a socket with {size} octets") from error
+            raise OSError(errno.ENAMETOOLONG, f"{path} is too long for a unix socket: {size} bytes") from error
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -304,7 +308,7 @@ def _is_left_over(path: str) -> bool:
     if not stat.S_ISSOCK(status.st_mode):
         raise OSError(errno.EEXIST, "there is a file that isn't a socket")
     if outcome in (0, errno.EAGAIN, errno.EINPROGRESS):
-        raise OSError(errno.EADDRINUSE, "a process listens there already")
+        raise OSError(errno.EADDRINUSE, "another process is already listening there")
     if outcome != errno.ECONNREFUSED:
         raise OSError(outcome, os.strerror(outcome))
     return True
@@ -318,7 +322,7 @@ def _take_over(fd: int) -> socket.socket:
         raise wrong from error
     families = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", None)}
     if sock.family not in families or sock.type != socket.SOCK_STREAM or not _is_listening(sock):
-        sock.detach()  # whoever's it is
+        sock.detach()  # it isn't ours to close
         raise wrong
     sock.set_inheritable(False)
     return sock
@@ -330,10 +334,10 @@ def _is_listening(sock: socket.socket) -> bool:
 
 
 def notify_systemd(state: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Tell systemd a state such as "READY=1", as sd_notify(3) does; nothing if it doesn't ask for that.
+    """Send systemd a state such as "READY=1", as sd_notify(3) does. Do nothing if NOTIFY_SOCKET isn't set.
 
-    environ: where NOTIFY_SOCKET is a path, or a name in the abstract namespace behind "@". A message that can't be
-    sent is logged as a warning: a server that serves goes on.
+    environ: NOTIFY_SOCKET in it is a path, or "@" and a name in the abstract namespace. If the message can't be sent, a
+    warning is logged, and the server continues.
     """
     place = environ.get("NOTIFY_SOCKET", "")
     if not place:

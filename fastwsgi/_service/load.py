@@ -137,7 +137,7 @@ def _hint(module: ModuleType) -> str:
     """Names in a module that look like an application or a factory, unless there are many."""
     names = []
     for name, value in vars(module).items():
-        # Look at the type: a proxy such as Werkzeug's LocalProxy may be unbound, and then its __class__ raises.
+        # type(value), because a proxy that is bound to no object may raise when it is asked for its class.
         if name.startswith("_") or not callable(value) or issubclass(type(value), type | ModuleType):
             continue
         if type(value) is FunctionType and value.__module__ != module.__name__:

@@ -1,4 +1,4 @@
-"""Serve in a process of its own, and again whenever a source file changes: for development."""
+"""For development: serve in a child process, and restart it whenever a source file changes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .workers import MissingExtraError
 
 
 def run_reloading(arguments: Sequence[str]) -> None:
-    """Run ``python -m fastwsgi`` with these arguments until interrupted; files below the current directory count.
+    """Run ``python -m fastwsgi`` with these arguments until interrupted. Watch the files below the current directory.
 
-    Raises MissingExtraError.
+    Raises MissingExtraError if watchfiles isn't installed.
     """
     try:
         from watchfiles import PythonFilter, run_process
@@ -20,14 +20,14 @@ def run_reloading(arguments: Sequence[str]) -> None:
         if error.name != "watchfiles":
             raise
         raise MissingExtraError("--reload needs watchfiles: pip install 'fastwsgi-toolkit[reload]'") from None
-    # The environment may say to reload, too, and that is done here.
+    # The environment may set reload as well, but the child must not reload.
     arguments = ["--no-reload", *(each for each in arguments if each != "--reload")]
-    # As a list of one callable's arguments: no shell, and no quoting.
+    # A callable with arguments, so no shell and no quoting is involved.
     run_process(".", target=_serve, args=(arguments,), watch_filter=PythonFilter(), callback=_announce)
 
 
 def _announce(changes: object) -> None:
-    print("fastwsgi: files changed, starting again", flush=True)
+    print("fastwsgi: files changed, restarting", flush=True)
 
 
 def _serve(arguments: list[str]) -> None:

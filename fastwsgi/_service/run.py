@@ -1,4 +1,4 @@
-"""Run a service in this process: open its sockets, say where it is, stop at a signal."""
+"""Run a service in this process: open its sockets, announce its address, stop at a signal."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def run(application: WSGIApplication, options: Options) -> None:
-    """Serve an application until SIGINT or SIGTERM; then answer what was received, and return.
+    """Serve an application until SIGINT or SIGTERM; then answer the requests already received, and return.
 
-    A second signal ends the process at once. In another thread than the main one nobody hears signals, and it
-    serves for ever. Raises OSError if a socket can't be opened or a certificate not be read, ValueError for
-    options that contradict each other.
+    A second signal ends the process at once. Only the main thread receives signals; in any other thread this function
+    serves for ever. Raises OSError if a socket can't be opened or a certificate can't be read, ValueError for options
+    that contradict each other.
     """
     context = check(options)
     listeners = listen(options)
@@ -52,7 +52,7 @@ def run(application: WSGIApplication, options: Options) -> None:
 
 
 def listen(options: Options) -> list[Listener]:
-    """Open the sockets that the options say, which are checked."""
+    """Open the sockets that the options name; ``check()`` the options first."""
     return open_listeners(
         options.bind,
         reuse_port=options.reuse_port,
@@ -62,7 +62,7 @@ def listen(options: Options) -> list[Listener]:
 
 
 def announce(options: Options, listeners: Sequence[Listener]) -> None:
-    """Say in one line what serves, and where."""
+    """Print one line: what serves, and where."""
     what = [implementation]
     if options.workers > 1:
         what.append(f"{options.workers} workers")
@@ -73,7 +73,7 @@ def announce(options: Options, listeners: Sequence[Listener]) -> None:
 
 
 def _tls_context(options: Options) -> ssl.SSLContext | None:
-    """The context for a certificate, if there is one; with ca_certs it wants one of each client, too."""
+    """The TLS context, or None without a certificate; with ca_certs it requires client certificates."""
     if options.certfile is None:
         return None
     import ssl
@@ -89,9 +89,10 @@ def _tls_context(options: Options) -> ssl.SSLContext | None:
 
 
 def check(options: Options) -> ssl.SSLContext | None:
-    """Raise ValueError or OSError, by the name of the option, if a service couldn't be made; return its TLS context.
+    """Check what can be checked before a service starts; return its TLS context.
 
-    Before anything is opened that others might see, and where there are workers, once instead of in each of them.
+    Raises ValueError or OSError, which name the option. This runs before anything is opened that others could see. With
+    workers it runs once, and not in each of them.
     """
     try:
         AccessLog(options.access_log_format, sys.stdout)
@@ -110,7 +111,7 @@ def check(options: Options) -> ssl.SSLContext | None:
 
 @contextlib.contextmanager
 def _naming(action: str, **files: str | None) -> Generator[None]:
-    """Have an OSError say the options, and the files that they name."""
+    """Add the options and their file names to the message of an OSError."""
     try:
         yield
     except OSError as error:
@@ -122,14 +123,14 @@ def _naming(action: str, **files: str | None) -> Generator[None]:
 
 
 def speaking_tls(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """A listening socket that speaks TLS, and HTTP/1.1 over it, whatever else its context would offer."""
+    """Wrap a listening socket for TLS. It offers HTTP/1.1 only."""
     context.set_alpn_protocols(["http/1.1"])
     return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
 
 @contextlib.contextmanager
 def _stopped_by_signals(stop: Callable[[], None], reopen_logs: Callable[[], None]) -> Generator[None]:
-    """Call stop() at the first signal to end, and leave the second to the system; SIGUSR1 is for rotated logs."""
+    """Call stop() at the first termination signal; the second has the system's default effect. SIGUSR1 reopens logs."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""``fastwsgi.serve()``: its options from keywords and the environment, then one process or several."""
+"""``fastwsgi.serve()``: collect the options from keywords and the environment, then serve in one process or several."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def serve(app: WSGIApplication, **keywords: Any) -> None:
-    """See fastwsgi.serve(). keywords: None for what isn't given."""
+    """See fastwsgi.serve(). A keyword that is None counts as not given."""
     given = {name: value for name, value in keywords.items() if value is not None}
     options = from_keywords(**{**environment(), **given})
     if options.reload:
-        raise ValueError("reload is for the command line, which can start a program again: python -m fastwsgi --reload")
+        raise ValueError("reload is for the command line only, which can restart itself: python -m fastwsgi --reload")
     application = validator(app) if options.validate else app
     if options.workers > 1:
         run_workers(lambda: application, options)

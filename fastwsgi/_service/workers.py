@@ -1,4 +1,4 @@
-"""Several processes: gunicorn's, with our worker class."""
+"""Several processes, started and supervised by gunicorn with our worker class."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ if TYPE_CHECKING:
 
 
 class MissingExtraError(Exception):
-    """What an option needs, isn't installed; the message says how to."""
+    """An option needs a package that isn't installed; the message says how to install it."""
 
 
 def try_loading(load: Callable[[], WSGIApplication]) -> int:
-    """Load the application in a process of its own, which ends with that; its exit status.
+    """Load the application in a child process, as a test. Return the exit status of that process.
 
-    Returns in this process only: what load() raises, is raised in the other. Raises LoadError if a signal ended that.
+    Exceptions from load() surface in the child process; this function returns only in the parent. Raises LoadError if a
+    signal ended the child.
 
-    Before gunicorn starts, because it would show a wrong name as an accident, once for each worker, between lines that
-    say that all is well. Not in this process, because HUP is for new code, and not each application survives a fork.
+    This happens before gunicorn starts: gunicorn would report a wrong name as a crash of each worker, among lines that
+    report success. It happens in a child, because HUP must load new code, and because not every application survives a
+    fork.
     """
     if not hasattr(os, "fork"):
-        return 0  # nor is there gunicorn
+        return 0  # gunicorn doesn't run here, either
     pid = os.fork()
     if not pid:
         load()
-        os._exit(0)  # whatever it has begun; and what it has printed, the workers print, too
+        os._exit(0)  # without clean-up of what it has started; its buffered output is dropped, the workers print it
 
     def pass_on(number: int, frame: Any) -> None:
         os.kill(pid, number)
@@ -49,9 +51,10 @@ def try_loading(load: Callable[[], WSGIApplication]) -> int:
 
 
 def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
-    """Serve in ``options.workers`` processes under gunicorn, until it ends this one.
+    """Serve in ``options.workers`` processes under gunicorn, which ends this process afterwards.
 
-    load: called in each process for the application. Raises MissingExtraError, and OSError if a socket can't be opened.
+    load: returns the application; called in each process. Raises MissingExtraError if gunicorn isn't installed, OSError
+    if a socket can't be opened.
     """
     try:
         from gunicorn.app.base import BaseApplication
@@ -61,10 +64,10 @@ def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
             raise
         raise MissingExtraError("--workers needs gunicorn: pip install 'fastwsgi-toolkit[workers]'") from None
 
-    # Ours, so that all kinds of addresses mean the same as with one process.
+    # We open the sockets, so that addresses mean the same as with one process.
     check(options)
     listeners = listen(options)
-    # gunicorn closes the descriptors that it is given.
+    # gunicorn closes the descriptors that it receives.
     binds = [f"fd://{listener.sock.detach()}" for listener in listeners]
     own = options
 
@@ -77,15 +80,15 @@ def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
 
         def start(self) -> None:
             super().start()
-            announce(options, listeners)  # from now on a signal ends it in an orderly way
-            self.systemd = True  # or it would remove unix sockets, which are ours to remove, or another program's
+            announce(options, listeners)  # from now on a signal stops it gracefully
+            self.systemd = True  # otherwise gunicorn would remove unix sockets, which it doesn't own
 
         def stop(self, graceful: bool = True) -> None:
-            close()  # while it listens, for the reason that Listener.close() has
+            close()  # while it still listens; Listener.close() explains why
             super().stop(graceful)
 
         def reexec(self) -> None:
-            self.log.error("USR2 is for gunicorn's own command line, and ignored")
+            self.log.error("Ignoring USR2: it works only with gunicorn's own command line")
 
     class Application(BaseApplication):  # type: ignore[misc, unused-ignore]
         options = own
@@ -104,7 +107,7 @@ def run_workers(load: Callable[[], WSGIApplication], options: Options) -> None:
                 settings.update(certfile=own.certfile, keyfile=own.keyfile, ca_certs=own.ca_certs)
                 if own.ca_certs is not None:
                     settings["cert_reqs"] = 2  # ssl.CERT_REQUIRED
-            if "control_socket_disable" in self.cfg.settings:  # from 25.1 on, and all services would share one path
+            if "control_socket_disable" in self.cfg.settings:  # new in 25.1; by default all services share one path
                 settings["control_socket_disable"] = True
             for name, value in settings.items():
                 self.cfg.set(name, value)

@@ -105,8 +105,8 @@ class Workload:
 
 
 HELLO = Workload("the same head again and again, 13 bytes back", "hello", b"Hello, world!")
-CONNECTIONS = Workload("a connection for each request", "hello", b"Hello, world!", {"Connection": "close"})
-POST = Workload("8 KiB sent, their number back", "post", b"8192", body="x" * 8192)
+CONNECTIONS = Workload("a new connection for each request", "hello", b"Hello, world!", {"Connection": "close"})
+POST = Workload("8 KiB uploaded, the size back", "post", b"8192", body="x" * 8192)
 
 
 def check_answer(workload: Workload, port: int) -> None:
