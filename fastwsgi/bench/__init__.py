@@ -1,1 +1,1 @@
-"""``python -m fastwsgi.bench``: what wsgiref's work costs here, on the standard library and on both twins."""
+"""``python -m fastwsgi.bench``: compare the speed of wsgiref with both twins, our compiled and pure implementations."""

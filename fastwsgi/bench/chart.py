@@ -1,4 +1,4 @@
-"""A report as a picture, by matplotlib."""
+"""Draw a report as a chart, with matplotlib."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 
 def draw(report: Report, path: Path) -> None:
-    """Draw a panel for each group into a file, whose name's end says of which kind; raise ImportError if it can't.
+    """Draw a chart with one panel for each group. The suffix of the path selects the file type.
 
-    Hot paths are drawn as ratios, on a logarithmic scale; servers as requests a second. Thin lines are the spread.
+    Hot paths are shown as ratios, on a logarithmic scale; servers as requests a second. Thin lines show the spread.
+    Raises ImportError without matplotlib.
     """
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "fastwsgi"  # the same report, the same picture
+    matplotlib.rcParams["svg.hashsalt"] = "fastwsgi"  # the same report gives the same file
     from matplotlib import pyplot
 
     panels = []

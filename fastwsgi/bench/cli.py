@@ -1,4 +1,4 @@
-"""The command line of the benchmark: what to measure, how long, and what to do with the numbers."""
+"""The command line of the benchmark: what to measure, for how long, and what to do with the results."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .report import BadReportError, Report, read_report, show
 from .results import FailureError
 
 BASELINE = Path("fastwsgi-bench.json")
-#: Past what factor --compare calls it slower.
+#: --compare reports a ratio as slower above this factor.
 FACTOR = 1.25
 CHART_TYPES = (".svg", ".png")
 
 
 class Effort(NamedTuple):
-    """How long to measure: rounds of some seconds for each implementation."""
+    """How long to measure: the number of rounds, and the seconds of each implementation in a round."""
 
     hot_rounds: int
     hot_seconds: float
@@ -41,23 +41,23 @@ QUICK_SERVERS = {"hello": ALL_SERVERS, "connections": ALL_SERVERS[:3]}
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m fastwsgi.bench",
-        description="Measure wsgiref, the pure twin and the compiled twin side by side: functions first, then servers.",
-        epilog="Exit status: 1 if an answer was wrong, a request failed or --compare found something slower; "
-        "2 for an option that can't be followed. A target that is missed is shown.",
+        description="Compare wsgiref with the pure and the compiled implementation: first functions, then servers.",
+        epilog="Exit status: 1 if a response was wrong, a request failed or --compare found something slower; "
+        "2 for an invalid option. A missed target is shown, but doesn't change the status.",
     )
-    parser.add_argument("--quick", action="store_true", help="take less than 20 seconds, and less exact numbers")
+    parser.add_argument("--quick", action="store_true", help="take less than 20 seconds, with less precise numbers")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="only what has this text in its name; repeatable"
+        "--only", action="append", default=[], metavar="NAME", help="measure only names that contain this; repeatable"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to a file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to a file")
     parser.add_argument(
-        "--save-baseline", action="store_true", help=f"write it to {BASELINE}, which --compare reads by default"
+        "--save-baseline", action="store_true", help=f"write them to {BASELINE}, which --compare reads by default"
     )
     parser.add_argument(
         "--compare", type=Path, nargs="?", const=BASELINE, metavar="OLD.json", help="compare with an earlier run"
     )
     parser.add_argument(
-        "--factor", type=float, default=FACTOR, help=f"what --compare takes for slower; {FACTOR} unless given"
+        "--factor", type=float, default=FACTOR, help=f"slowdown that --compare tolerates (default: {FACTOR})"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a chart, SVG or PNG; needs matplotlib")
     parser.add_argument("--unpinned", action="store_true", help="let servers and clients share all cores")
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class Wanted:
-    """What of everything is to be measured: works by name, and the servers of each workload."""
+    """The selected measurements: hot paths by name, and the servers of each workload."""
 
     def __init__(self, texts: Sequence[str], is_quick: bool) -> None:
         workloads = QUICK_SERVERS if is_quick else SERVERS
@@ -126,7 +126,7 @@ def settings(effort: Effort) -> dict[str, Any]:
 
 
 def measure_all(report: Report, wanted: Wanted, effort: Effort) -> None:
-    """Measure, and put rows, targets and failures into the report."""
+    """Measure, and add rows, targets and failures to the report."""
     implementations = {}
     for name in hot_paths.IMPLEMENTATIONS:
         modules = hot_paths.load(name)
@@ -135,7 +135,7 @@ def measure_all(report: Report, wanted: Wanted, effort: Effort) -> None:
         else:
             implementations[name] = modules
     if wanted.servers and load.client_name() != "wrk":
-        report.left_out["targets of requests/s"] = "they need wrk: our own client is slower than the server"
+        report.left_out["targets of requests/s"] = "they need wrk, because our own client is slower than the server"
     here = [name for name in ALL_SERVERS if name.split(",")[0] in implementations]
     runs = {group: [name for name in names if name in here] for group, names in wanted.servers.items()}
     steps = len(wanted.works) + effort.server_rounds * sum(map(len, runs.values()))
@@ -159,7 +159,7 @@ def measure_all(report: Report, wanted: Wanted, effort: Effort) -> None:
 
 
 def chart_maker(path: Path | None) -> Callable[[Report, Path], None] | None:
-    """What draws the chart, if there is to be one; see before the measuring whether it can."""
+    """The function that draws the chart, or None. Checks in advance whether a chart can be drawn."""
     if path is None:
         return None
     if path.suffix not in CHART_TYPES:

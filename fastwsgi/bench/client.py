@@ -1,9 +1,9 @@
-"""The client that needs nothing else: many connections, each asks again as soon as it has its answer.
+"""A client without dependencies. It uses many connections; each sends a request as soon as it has the last response.
 
     python -m fastwsgi.bench.client PORT CONNECTIONS SECONDS < request
 
-It writes a line of JSON about what it saw. The first answer is taken for the right one: every later one must equal
-it, octet by octet, but for its date.
+It writes its results as one line of JSON. The first response is considered correct. Every later response must be equal,
+byte by byte, except for its date.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 
-PATIENCE = 10.0  # seconds without any answer
+PATIENCE = 10.0  # seconds without any response
 RECEIVE_SIZE = 1 << 18
 DATE = re.compile(rb"(?i)\r\nDate: *([^\r]+)")
 LENGTH = re.compile(rb"(?i)\r\nContent-Length: *(\d+)")
@@ -25,7 +25,7 @@ CHUNKED = re.compile(rb"(?i)\r\nTransfer-Encoding: *chunked")
 
 
 class Answer:
-    """What each answer must be: the octets before the date, those after it, and whether the server closes then."""
+    """The expected response: the bytes before and after the date, and whether the server closes the connection."""
 
     start: int
     end: int
@@ -44,7 +44,7 @@ class Answer:
 
 
 def first_answer(port: int, request: bytes) -> Answer:
-    """Ask once, and see where the answer ends and what comes after it."""
+    """Send one request; find out where the response ends, and whether the server then closes the connection."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
         client.sendall(request)
         octets = b""
@@ -54,7 +54,7 @@ def first_answer(port: int, request: bytes) -> Answer:
                 break
             octets += received
         if not octets.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
-            raise ValueError(f"not an answer of 200: {octets[:80]!r}")
+            raise ValueError(f"not a response with status 200: {octets[:80]!r}")
         head = octets.partition(b"\r\n\r\n")[0].lower()
         keeps = head.startswith(b"http/1.1") and b"\r\nconnection: close" not in head and is_whole(octets)
         return Answer(octets, not keeps)
@@ -70,7 +70,7 @@ def is_whole(octets: bytes) -> bool:
 
 
 class Client:
-    """Ask over many connections, one request at a time on each."""
+    """Send requests over many connections, one at a time on each."""
 
     def __init__(self, port: int, request: bytes) -> None:
         self.port = port
@@ -81,7 +81,7 @@ class Client:
         self.failures: list[str] = []
 
     def run(self, connections: int, seconds: float) -> None:
-        """Fill the latencies, in seconds, until the time is over or something fails."""
+        """Collect the latencies, in seconds, until the time is over or something fails."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.selector)
             stack.callback(self.close_all)
@@ -150,11 +150,11 @@ class Client:
 
     def send_request(self, client: socket.socket) -> None:
         if client.send(self.request) != len(self.request):
-            self.failures.append("the request isn't taken whole")
+            self.failures.append("the request couldn't be sent completely")
 
 
 class Exchange:
-    """A request on its way, and what came back so far."""
+    """A pending request, and the part of its response received so far."""
 
     __slots__ = ("client", "is_connecting", "received", "started")
 

@@ -1,4 +1,4 @@
-"""Two reports side by side: what got slower by more than a factor, and by more than the noise of both."""
+"""Compare two reports: what became slower by more than a factor, and by more than the noise of both."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .results import Row, Spread, noise, spread
 
 @dataclass(frozen=True)
 class Change:
-    """The ratio of one implementation to what it's compared with, in an old report and in a new one."""
+    """The ratio of one implementation to its reference, in an old and in a new report."""
 
     title: str
     old: Spread
@@ -18,18 +18,18 @@ class Change:
 
     @property
     def factor(self) -> float:
-        """How many times slower: under 1 it got faster."""
+        """How many times slower the new one is; under 1 it is faster."""
         return self.old.median / self.new.median
 
     def __str__(self) -> str:
         word = "slower" if self.factor > 1 else "faster"
         times = max(self.factor, 1 / self.factor)
-        return f"{self.title}: {times:.2f} times {word}: × {self.old} was, × {self.new} is"
+        return f"{self.title}: {times:.2f} times {word}: × {self.old} before, × {self.new} now"
 
 
 @dataclass
 class Comparison:
-    """What changed between two reports, and what only the old one has."""
+    """The changes between two reports, and the titles that only the old report has."""
 
     slower: list[Change]
     faster: list[Change]
@@ -38,10 +38,10 @@ class Comparison:
 
 
 def compare(old: Report, new: Report, factor: float) -> Comparison:
-    """Compare ratios to wsgiref, so that a slower minute of the machine, or a slower machine, isn't a change.
+    """Compare ratios to wsgiref, so that a slow minute or a slower machine doesn't count as a change.
 
-    Rows that depend on the client's speed are left alone. A change counts if it's past *factor* and the medians are
-    further apart than their noise explains.
+    Rows that depend on the client's speed are skipped. A change counts if it exceeds *factor* and the difference of the
+    medians exceeds their noise.
     """
     comparison = Comparison([], [], [], 0)
     rows = {(row.group, row.name): row for row in new.rows}

@@ -1,8 +1,8 @@
-"""The hot paths: the same work on wsgiref, the pure twin and the compiled twin, in one process, in turn.
+"""The hot paths: the same work on wsgiref and on both twins, in one process, in turn.
 
-wsgiref has no parser apart from its request handler, so the first four rows have its ``parse_request`` and
-``get_environ`` on one side and our ``parse_head`` and ``build_environ`` on the other; the three rows after them
-have the handlers' methods on both sides.
+The twins are our two implementations, pure and compiled. In wsgiref, the parser is part of the request handler. So the
+first four rows compare its ``parse_request`` and ``get_environ`` with our ``parse_head`` and ``build_environ``. The
+three rows after them compare the handlers' methods on both sides.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FIELDS = [
 SHORT_HEAD = b"GET / HTTP/1.1\r\nHost: www.example.com:8000\r\n\r\n"
 MODULES = ("types", "util", "headers", "handlers", "validate", "simple_server")
 
-# What each twin has to reach on CPython 3.11, as times wsgiref's speed.
+# The targets on CPython 3.11, as multiples of wsgiref's speed.
 COMPILED_TARGETS: dict[str, float] = {
     "parse a 10-field head": 40,
     "environ from it": 10,
@@ -68,20 +68,20 @@ OTHERWISE = 1
 
 
 class Timed(NamedTuple):
-    """A statement to time, the names in it, and what must have the same value on every implementation."""
+    """A statement to time, the names in it, and an expression that must be equal on every implementation."""
 
     statement: str
     names: dict[str, Any]
     shown: str
 
 
-#: Prepare the work on an implementation.
+#: Prepares the work for an implementation.
 Work = Callable[[SimpleNamespace], Timed]
 
 
 @contextlib.contextmanager
 def ours_set_aside() -> Generator[None]:
-    """Let the package be imported afresh, but for the benchmark itself; afterwards all is as it was."""
+    """Let the package, except for the benchmark, be imported again; restore the modules and the variable afterwards."""
 
     def loaded() -> list[str]:
         return [name for name in sys.modules if name == "fastwsgi" or name.startswith("fastwsgi.")]
@@ -101,29 +101,29 @@ def ours_set_aside() -> Generator[None]:
 
 
 def imported(implementation: str) -> SimpleNamespace | None:
-    """The six modules of an implementation, and for ours the twin behind them; None if it isn't here."""
+    """The six modules of an implementation, and the twin behind ours; None if it isn't built."""
     package = "wsgiref" if implementation == "wsgiref" else "fastwsgi"
     modules: dict[str, ModuleType] = {}
     os.environ["FASTWSGI_PURE"] = "1" if implementation == "pure" else ""
     for name in MODULES:
-        if (package, name) != ("wsgiref", "types"):  # new in 3.11, and nothing is measured in it
+        if (package, name) != ("wsgiref", "types"):  # new in 3.11, and not measured
             modules[name] = importlib.import_module(f"{package}.{name}")
     if package == "fastwsgi":
         modules["twin"] = importlib.import_module("fastwsgi._backend")
         if modules["twin"].implementation != implementation:
             return None
-        modules["twin"].load_pure()  # the one of these modules
+        modules["twin"].load_pure()  # the one that belongs to these modules
     return SimpleNamespace(**modules)
 
 
 def load(implementation: str) -> SimpleNamespace | None:
-    """The same, beside those of other implementations. For a server of theirs more would be imported: too late."""
+    """Like imported(), beside other implementations. They can't start servers, which import more modules later."""
     with ours_set_aside():
         return imported(implementation)
 
 
 class Socketless:
-    """What a request handler needs of its server."""
+    """The part of a server that a request handler needs."""
 
     base_environ: dict[str, str] = {  # noqa: RUF012
         "SERVER_NAME": "localhost", "GATEWAY_INTERFACE": "CGI/1.1", "SERVER_PORT": "8000",
@@ -152,7 +152,7 @@ ENVIRON = "environ = handler.get_environ()"
 
 
 def handler_work(statement: str, shown: str, head: bytes = HEAD) -> Work:
-    """Work with a request handler, on either side."""
+    """Work with a request handler, on both sides."""
 
     def prepare(wsgi: SimpleNamespace) -> Timed:
         handler = handler_on(wsgi, head)
@@ -163,7 +163,7 @@ def handler_work(statement: str, shown: str, head: bytes = HEAD) -> Work:
 
 
 def twin_work(statement: str, shown: str, stock: Work, head: bytes = HEAD) -> Work:
-    """Work with the functions behind our request handler, and with the handler on wsgiref's side."""
+    """Work with the functions behind our request handler, compared with wsgiref's handler."""
 
     def prepare(wsgi: SimpleNamespace) -> Timed:
         if not hasattr(wsgi, "twin"):
@@ -264,7 +264,7 @@ TARGETS = [
 ]
 
 
-# What other processes take of a core isn't counted, where CPU time is told finely enough.
+# Don't count the time of other processes, if the resolution of the CPU time is fine enough.
 CLOCK = time.process_time if time.get_clock_info("process_time").resolution < 1e-6 else time.perf_counter
 
 
@@ -273,7 +273,7 @@ def seconds(timer: timeit.Timer, count: int) -> float:
 
 
 def measure(name: str, implementations: dict[str, SimpleNamespace], rounds: int, slice_seconds: float) -> Row:
-    """Microseconds a call of one kind of work, on each implementation in turn; the first one's value is right."""
+    """Microseconds per call of one kind of work, on each implementation in turn; the first value is the correct one."""
     timed = {each: WORKS[name](wsgi) for each, wsgi in implementations.items()}
     values = {}
     for each, (statement, names, shown) in timed.items():

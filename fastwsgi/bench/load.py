@@ -1,4 +1,4 @@
-"""Load on a server, from another process: by wrk where there is one, else by our own client."""
+"""Load a server from another process: with wrk if it is installed, else with our own client."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .results import FailureError
 from .workloads import TARGET, Workload
 
 CONNECTIONS = 32
-#: The cores that servers (the last) and wrk (the first) are pinned to; empty: they aren't pinned.
+#: The cores to pin processes to: servers to the last, wrk to the first. Empty: no pinning.
 cores: list[int] = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
-# wrk adds to its latencies those of the requests that it would have sent if no answer had been late. Here that is
-# taken back, from the longest latency to the shortest, which leaves one for each answer.
+# wrk adds latencies of the requests that it would have sent if no response had been late. This removes them, from the
+# longest latency to the shortest, so that one latency for each response remains.
 EXACT_P99 = f"""
 function exact_p99(all, latency)
   local step = math.floor(all.duration / math.floor(all.requests / {CONNECTIONS}))
@@ -51,13 +51,13 @@ end
 
 @dataclass(frozen=True)
 class Load:
-    """What a client saw: answers, seconds, latencies in microseconds; the part of the time in which it ran."""
+    """Results of a client: responses, seconds, latencies in microseconds, and the part of the time that it was busy."""
 
     requests: int
     seconds: float
     p50: float
-    p99: float  # 0: not found out
-    stalled_p99: float  # with the latencies of the requests that weren't sent because an answer was late
+    p99: float  # 0: unknown
+    stalled_p99: float  # includes latencies of requests that weren't sent because a response was late
     busy: float
 
     @property
@@ -70,7 +70,7 @@ class Load:
 
 
 def pin(side: int | None) -> None:
-    """Keep this process, and what it starts from now on, on the first core (0) or the last (-1), or on any (None)."""
+    """Pin this process, and processes that it starts later, to the first core (0), the last (-1) or none (None)."""
     if len(cores) > 1:
         os.sched_setaffinity(0, cores if side is None else {cores[side]})
 
@@ -86,16 +86,17 @@ def how_pinned() -> str:
 
 
 def run_load(workload: Workload, port: int, seconds: float, *, exact: bool = False, by: str = "") -> Load:
-    """Ask for *seconds* over 32 connections; raise FailureError if a request fails or an answer is wrong.
+    """Send requests for *seconds* over 32 connections; raise FailureError if a request fails or a response is wrong.
 
-    exact: find out the exact p99 too, which takes wrk some seconds more. by: a client_name().
+    exact: also determine the exact p99, which takes wrk some seconds more. by: a client_name().
     """
     try:
         if (by or client_name()) == "wrk":
             pin(0)
             return load_by_wrk(workload, port, seconds, exact)
-        # Slower than the server, which would wake up for each request if it had a core of its own: on one core they
-        # take turns, with many requests in each, and the server's time for a request is nearly that under full load.
+        # Our client is slower than the server. With its own core, the server would wake up for each request. On one
+        # core both take turns, with many requests in each turn. Then the server's time per request is nearly the same
+        # as under full load.
         pin(-1)
         return load_by_client(workload, port, seconds)
     except (OSError, subprocess.SubprocessError) as error:
@@ -111,7 +112,7 @@ def load_by_client(workload: Workload, port: int, seconds: float) -> Load:
     )
     seen = json.loads(done.stdout)
     if seen["failures"] or not seen["requests"]:
-        raise FailureError(f"{seen['requests']} answers, and then: {' '.join(seen['failures']) or 'nothing'}")
+        raise FailureError(f"{seen['requests']} responses, and then: {' '.join(seen['failures']) or 'nothing'}")
     return Load(seen["requests"], seen["duration"], seen["p50"], seen["p99"], 0, seen["busy"])
 
 
@@ -119,7 +120,7 @@ def load_by_wrk(workload: Workload, port: int, seconds: float, exact: bool) -> L
     with tempfile.TemporaryDirectory() as directory:
         script = Path(directory, "requests.lua")
         script.write_text(wrk_script(workload, port, exact), encoding="ascii")
-        # The time limit is longer than the run: wsgiref leaves connections waiting for a place in its short queue.
+        # A timeout longer than the run, because connections wait for a place in the short queue of wsgiref.
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", "-d600s", "--timeout", f"{seconds + 10:.0f}s", "-s", str(script)]
         for name, value in workload.head_fields(port).items():
             command += ["-H", f"{name}: {value}"]
@@ -127,7 +128,7 @@ def load_by_wrk(workload: Workload, port: int, seconds: float, exact: bool) -> L
         before = os.times()
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             time.sleep(seconds)
-            process.send_signal(signal.SIGINT)  # wrk then says what it has; its own limit is in whole seconds
+            process.send_signal(signal.SIGINT)  # then wrk prints its results; its own limit is in whole seconds
             output = process.communicate(timeout=60)[0]
         after = os.times()
     try:
@@ -135,15 +136,15 @@ def load_by_wrk(workload: Workload, port: int, seconds: float, exact: bool) -> L
     except (ValueError, IndexError):
         raise FailureError(f"wrk says: {output[-300:]}") from None
     if broken or refused or not requests:
-        raise FailureError(f"{requests} answers, {refused} of them 4xx or 5xx, and {broken} errors of sockets")
+        raise FailureError(f"{requests} responses, {refused} of them 4xx or 5xx, and {broken} socket errors")
     if size < requests * len(workload.answer):
-        raise FailureError(f"{requests} answers have only {size} bytes")
+        raise FailureError(f"{requests} responses have only {size} bytes")
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return Load(requests, duration / 1e6, p50, p99, stalled, used / duration * 1e6)
 
 
 def wrk_script(workload: Workload, port: int, exact: bool) -> str:
-    """wrk's part in Lua: the totals on the last line, and requests that aren't all the same."""
+    """The Lua script for wrk: it prints the totals on the last line, and varies the requests."""
     script = (EXACT_P99 if exact else "function exact_p99() return 0 end\n") + LAST_LINE
     if workload.body:
         script += f'wrk.method, wrk.body = "POST", {json.dumps(workload.body)}\n'

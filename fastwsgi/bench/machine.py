@@ -1,4 +1,4 @@
-"""What a measurement was made on, as far as it matters for the numbers."""
+"""The machine of a measurement, as far as it matters for the numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastwsgi._version import __version__
 
 
 def processor() -> str:
-    """The processor's name, or as much of it as the system tells."""
+    """The processor's name, as precise as the system provides it."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -33,5 +33,5 @@ def describe_machine() -> dict[str, str]:
 
 
 def as_lines(facts: Mapping[str, str]) -> str:
-    """Facts of a run, its machine's among them, a line each."""
+    """Facts of a run, including its machine, one line each."""
     return "\n".join(f"{name}: {value}" for name, value in facts.items())

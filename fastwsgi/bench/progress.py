@@ -1,4 +1,4 @@
-"""How far a run is, on a terminal: by rich where it is installed, else by a line of our own; nothing elsewhere."""
+"""Show the progress of a run on a terminal, with rich if it is installed, else with a simple line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH = 30
 
 @contextlib.contextmanager
 def progress(steps: int) -> Generator[Callable[[str], None]]:
-    """Give what is called after each step with the name of the work that is done."""
+    """Yield a function; call it after each step, with the name of the finished work."""
     if not sys.stderr.isatty():
         yield lambda name: None
         return

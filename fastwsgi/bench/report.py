@@ -1,4 +1,4 @@
-"""A report: what was measured, on what, and how; as JSON, and as tables."""
+"""A report of what was measured, on which machine, and how; as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from . import hot_paths
 from .machine import as_lines
 from .results import TOO_NOISY, Row, Target, Verdict, judge, noise, spread
 
-#: Of the form of the JSON; another one can't be compared with.
+#: Version of the JSON format; reports of another version can't be compared.
 FORMAT = 1
 
 
 class BadReportError(Exception):
-    """A file that isn't a report, or not one that this version reads."""
+    """The file isn't a report, or a report of another version."""
 
 
 @dataclass
 class Report:
-    """One run: where and how it was made, its rows, and what failed in it."""
+    """One run: its machine and settings, its rows, and its failures."""
 
     machine: dict[str, str]
     settings: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)  # what wasn't measured, and why
+    left_out: dict[str, str] = field(default_factory=dict)  # names that weren't measured, and the reasons
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -54,7 +54,7 @@ def read_report(path: Path) -> Report:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
-            raise BadReportError(f"{path}: of another version")
+            raise BadReportError(f"{path}: a report of another version")
         rows = [Row(**_with_tuple(row)) for row in content.pop("rows")]
         targets = [Target(**_with_tuple(each)) for each in content.pop("targets")]
         return Report(**content, rows=rows, targets=targets)
@@ -65,7 +65,7 @@ def read_report(path: Path) -> Report:
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as they have to be, the first one's text at its left, all others' at their right."""
+    """Columns of minimal width; the first one is aligned to the left, the others to the right."""
     cells = [list(head), *map(list, lines)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     shown = ("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells)
@@ -105,7 +105,7 @@ def show_servers(rows: Sequence[Row]) -> str:
 
 
 def show_noise(rows: Iterable[Row]) -> str:
-    """Whether the ratios of steady rows are exact enough to be the same in another run, and which are the worst."""
+    """Whether the ratios of steady rows are precise enough to be reproducible, and the worst of them."""
     found = {}
     for row in rows:
         for name in row.rounds if row.is_steady else ():
@@ -113,13 +113,13 @@ def show_noise(rows: Iterable[Row]) -> str:
                 found[f"{row.title}: {name}"] = noise(ratios)
     noisy = sorted((part, title) for title, part in found.items() if part > TOO_NOISY)
     if not noisy:
-        return "another run of this should give each ratio within a tenth"
+        return "in another run, each ratio should be the same within 10 %"
     worst = "; ".join(f"{title} ±{part:.0%}" for part, title in noisy[:-4:-1])
-    return f"TOO NOISY: {len(noisy)} of {len(found)} ratios may differ by more than a tenth in another run: {worst}"
+    return f"TOO NOISY: {len(noisy)} of {len(found)} ratios may differ by more than 10 % in another run: {worst}"
 
 
 def show(report: Report, about: dict[str, str]) -> str:
-    """All of a report; about: a sentence for groups of rows."""
+    """The whole report as text; about: a description for each group of rows."""
     parts = [as_lines({**report.machine, **report.settings})]
     verdicts = report.verdicts
     for group, rows in report.groups().items():
@@ -130,7 +130,7 @@ def show(report: Report, about: dict[str, str]) -> str:
         parts.append("\n".join(f"left out: {name}: {why}" for name, why in report.left_out.items()))
     servers = [str(each) for each in verdicts if each.target.group != hot_paths.GROUP]
     if servers:
-        parts.append("\n".join(["targets of the servers", *servers]))
+        parts.append("\n".join(["server targets", *servers]))
     counts = {word: sum(each.word == word for each in verdicts) for word in ("met", "MISSED", "not measured")}
     summary = [f"targets: {', '.join(f'{count} {word}' for word, count in counts.items())}"]
     summary += [f"  {each}" for each in verdicts if each.is_missed]

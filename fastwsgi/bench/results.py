@@ -1,4 +1,4 @@
-"""What was measured, round by round; ratios with their spread; targets, and whether they are met."""
+"""Measurements, round by round; ratios with their spread; targets, and whether they are met."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: Two runs of which each is this exact differ by at most a tenth; past it the machine is too noisy.
+#: If two runs are each this precise, they differ by at most 10 %. Above this value the machine is too noisy.
 TOO_NOISY = 0.05
 
 
 class FailureError(Exception):
-    """A server that doesn't run, a request that failed, or a wrong answer."""
+    """A server doesn't run, a request has failed, or a response is wrong."""
 
 
 class Spread(NamedTuple):
-    """A median, and between which values the rest lies: but for the first and the last tenth, if there are ten."""
+    """A median, and the range of the values; with ten or more values, without the first and the last tenth."""
 
     median: float
     low: float
@@ -39,7 +39,7 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def noise(values: Sequence[float]) -> float:
-    """How far the median may be off, as a part of it: from the quartiles, by McGill, Tukey and Larsen (1978)."""
+    """The relative error of the median, estimated from the quartiles (McGill, Tukey and Larsen, 1978)."""
     if len(values) < 2:
         return math.inf
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")
@@ -48,13 +48,13 @@ def noise(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of work and one measure of it, for each implementation or server; in each round all did it in turn."""
+    """One kind of work and one measure of it, for each implementation or server, which took turns in each round."""
 
     group: str  # "hot paths", or a workload of the servers
-    name: str  # the work, or what was measured of the servers
+    name: str  # the work, or the measure of the servers
     unit: str
     rounds: dict[str, list[float]]
-    against: tuple[str, ...] = ("wsgiref",)  # what ratios are to: the best of these in the same round
+    against: tuple[str, ...] = ("wsgiref",)  # ratios are relative to the best of these in the same round
     more_is_better: bool = False
     is_steady: bool = True  # whether it depends on the server alone, and not on the client
 
@@ -63,9 +63,9 @@ class Row:
         return f"{self.group}: {self.name}"
 
     def ratios(self, name: str, against: Sequence[str] = ()) -> list[float]:
-        """How many times better than the others *name* is, round by round; empty if either wasn't measured.
+        """How many times better *name* is than the others, round by round; empty if either wasn't measured.
 
-        A round in which either was too small to be measured, and is 0, is left out.
+        Rounds are left out if either value is 0, because it was too small to measure.
         """
         others = [self.rounds[other] for other in against or self.against if other in self.rounds]
         best = max if self.more_is_better else min
@@ -76,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Target:
-    """How many times better than the best of others an implementation has to be."""
+    """How many times better an implementation must be than the best of others."""
 
     group: str
     name: str
@@ -87,7 +87,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of a target: the spread of the ratio, or None where one side wasn't measured."""
+    """The result for a target: the spread of the ratio, or None if one side wasn't measured."""
 
     target: Target
     ratio: Spread | None

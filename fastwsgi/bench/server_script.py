@@ -1,10 +1,9 @@
-"""An unchanged ``make_server`` script, and ``fastwsgi.serve`` with threads; each as a program of its own.
+"""An unchanged ``make_server`` script, and ``fastwsgi.serve`` with threads, each as a separate program.
 
     python -m fastwsgi.bench.server_script wsgiref|fastwsgi PORT APP
     python -m fastwsgi.bench.server_script serve PORT APP THREADS
 
-For each line on its standard input it writes the CPU seconds that it has used so far to its standard output: a way that
-every platform has.
+For each line on standard input, it writes the CPU seconds used so far to standard output. This works on every platform.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def tell_cpu_time(output: TextIO) -> None:
 
 def main(server: str, port: str, app: str, threads: str = "") -> None:
     threading.Thread(target=tell_cpu_time, args=(sys.stdout,), daemon=True).start()
-    sys.stdout = sys.stderr  # what servers say when they start
+    sys.stdout = sys.stderr  # for the messages of servers when they start
     if server == "serve":
         import fastwsgi
 

@@ -1,4 +1,4 @@
-"""The server part: each server in a process of its own, loaded in turn, a round at a time."""
+"""The server measurements: each server has its own process, and they are loaded in turn, one round at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .workloads import CONNECTIONS, HELLO, POST, Workload, check_answer
 STARTING_SECONDS = 10
 STOPPING_SECONDS = 5
 
-#: An unchanged make_server script; threads are fastwsgi.serve's.
+#: An unchanged make_server script; with threads, fastwsgi.serve.
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "wsgiref": ("wsgiref", "{port}", "{app}"),
     "pure": ("fastwsgi", "{port}", "{app}"),
@@ -40,9 +40,9 @@ TARGETS = [
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers, and how to learn the user and the system seconds that it has used.
+    """A running server, and a function that returns the user and the system seconds that it has used.
 
-    Where only their sum is looked at, the first may be all of it.
+    If only their sum matters, the first value may be the sum, and the second 0.
     """
 
     port: int
@@ -63,13 +63,13 @@ class Sample:
 
     @property
     def busy(self) -> float:
-        """The part of the time in which the server ran."""
+        """The part of the time during which the server was busy."""
         return self.cpu * self.load.rate / 1e6
 
 
 @dataclass
 class Outcome:
-    """The samples of each server, one a round, and why others have none."""
+    """The samples of each server, one for each round; and why other servers have none."""
 
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
@@ -88,7 +88,7 @@ def free_port() -> int:
 def started(
     command: Sequence[str], port: int, *, says: bool = False, variables: dict[str, str] | None = None
 ) -> Generator[subprocess.Popen[str]]:
-    """A server's process, from when it takes connections on *port*; says: that it reads and writes lines."""
+    """Start a server; yield its process once *port* accepts connections. says: it reads and writes lines."""
     pipe = subprocess.PIPE if says else subprocess.DEVNULL
     environ = {**os.environ, **(variables or {})}
     pin(-1)
@@ -112,7 +112,7 @@ def started(
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """Stop a server and what it has started, at once if it doesn't by itself."""
+    """Stop a server and its child processes; kill them if they don't stop by themselves."""
     for attempt in ("SIGTERM", "SIGKILL"):
         with contextlib.suppress(OSError):
             if hasattr(os, "killpg"):
@@ -129,7 +129,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def serving(name: str, workload: Workload) -> Generator[Running]:
-    """One of PROGRAMS, while it serves."""
+    """Run one of PROGRAMS."""
     port = free_port()
     arguments = [argument.format(port=port, app=workload.app) for argument in PROGRAMS[name]]
     command = [sys.executable, "-m", "fastwsgi.bench.server_script", *arguments]
@@ -167,7 +167,7 @@ def in_turn(
     exact: bool = False,
     step: Callable[[], object] = lambda: None,
 ) -> Outcome:
-    """Start all servers and measure them in turn; one that fails gets no numbers, and its failure is told."""
+    """Start all servers and measure them in turn. A server that fails gets no numbers, and its failure is recorded."""
     outcome = Outcome()
     running: dict[str, Running] = {}
 
@@ -195,7 +195,7 @@ def in_turn(
 def measure(
     group: str, names: Sequence[str], rounds: int, seconds: float, step: Callable[[], object]
 ) -> tuple[list[Row], list[str]]:
-    """The rows of a workload, and what failed."""
+    """The rows of a workload, and the failures."""
     workload = WORKLOADS[group]
     outcome = in_turn(workload, {name: serving(name, workload) for name in names}, rounds, seconds, step=step)
     rows = [

@@ -1,4 +1,4 @@
-"""What servers are asked for, the applications that answer it, and the right answers."""
+"""The requests to servers, the applications that answer them, and the correct responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .results import FailureError
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 TARGET = "/shop/items?page=2&sort=price"
-# A browser's; Host is put in front of them.
+# The fields of a browser; Host is put in front of them.
 FIELDS = {
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
@@ -30,19 +30,19 @@ FIELDS = {
     "Sec-Fetch-Site": "same-origin",
 }
 FILE = bytes(range(256)) * 4096
-BLOCK = 65536  # what files are read by
+BLOCK = 65536  # block size for reading files
 ITEMS: list[dict[str, Any]] = [{"id": number, "name": f"item {number}", "price": number / 4} for number in range(1365)]
 DOCUMENT = json.dumps(ITEMS).encode("ascii")
 
 
 class FileWrapper(util.FileWrapper):
-    """For a server without a wrapper of its own; fastpysgi takes any class of this name for Werkzeug's."""
+    """For servers without their own wrapper; fastpysgi mistakes any class of this name for Werkzeug's."""
 
     buffer_size = BLOCK
 
 
 def hello(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    # The length is there for bjoern and gunicorn: without it they send even one block as a chunked body.
+    # Content-Length is set for bjoern and gunicorn, which otherwise send even one block as a chunked body.
     start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
     return [b"Hello, world!"]
 
@@ -77,14 +77,14 @@ APPS: dict[str, App] = {"hello": hello, "post": post, "document": document, "str
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked of a server, and the body it must answer with."""
+    """A request, and the response body that a server must return."""
 
     about: str
     app: str
     answer: bytes
     fields: dict[str, str] = field(default_factory=dict)
     body: str = ""
-    #: What is another in each request: a text in the fields, and in Lua what replaces it in request number count.
+    #: The part that varies: a text in the fields, and a Lua expression that replaces it in request number ``count``.
     varies: tuple[str, str] | None = None
     is_plain: bool = False  # whether Host is the only field
 
@@ -96,7 +96,7 @@ class Workload:
         return {"Host": f"127.0.0.1:{port}", **({} if self.is_plain else FIELDS), **self.fields}
 
     def request(self, port: int) -> bytes:
-        """All of a request, as octets."""
+        """The whole request, as bytes."""
         fields = self.head_fields(port)
         if self.body:
             fields["Content-Length"] = str(len(self.body))
@@ -110,7 +110,7 @@ POST = Workload("8 KiB uploaded, the size back", "post", b"8192", body="x" * 819
 
 
 def check_answer(workload: Workload, port: int) -> None:
-    """Ask once, and compare the whole answer."""
+    """Send one request, and compare the whole response."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request(workload.method, TARGET, workload.body or None, workload.head_fields(port))
