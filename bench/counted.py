@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from fastwsgi.bench.hot_paths import WORKS, Work, imported, ours_set_aside
-from fastwsgi.bench.workloads import APPS, CONNECTIONS, HELLO, POST, Workload
+from fastwsgi.bench.workloads import APPS, CONNECTIONS, COOKIE, HELLO, POST, Workload
 
 #: So many rounds are counted: in one there may be the second's change, or a cache to fill. Before them, thrown away:
 ROUNDS, WARM_UP = 3, 2
@@ -36,7 +36,6 @@ _DISTURBED = 50
 _CALLS = 64
 # What a file has: the kernel sends it, and takes it in one turn.
 _FILE = b"0123456789abcdef" * 4096
-_SESSION = b"0123456789abcdef"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +49,12 @@ class Requests:
     turns: int = 8
     lane_only: bool = False
 
-    def text(self, number: int) -> bytes:
-        text = self.workload.request(8000)
-        return text if self.workload.varies is None else text.replace(_SESSION, b"%016d" % number)
-
     @property
     def closes(self) -> bool:
         return self.workload is CONNECTIONS
 
 
-_MIXED = dataclasses.replace(HELLO, varies=(_SESSION.decode(), ""))
+_MIXED = dataclasses.replace(HELLO, varies=COOKIE)
 REQUESTS = {
     "hello": Requests(HELLO),
     "hello, one a turn": Requests(HELLO, connections=1, lane_only=True),
@@ -198,7 +193,7 @@ class Clients:
                 client.setblocking(False)
         for client in self.sockets:
             self.number += 1
-            client.send(self.requests.text(self.number))
+            client.send(self.requests.workload.request(8000, self.number))
             self.waiting[client] = b""
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ from fastwsgi.bench.machine import describe_machine
 from fastwsgi.bench.report import Report, read_report, show, show_servers
 from fastwsgi.bench.results import Row, Target
 from fastwsgi.bench.servers import Outcome, Running, free_port, in_turn, started
-from fastwsgi.bench.workloads import CONNECTIONS, DOCUMENT, FILE, HELLO, POST, Workload
+from fastwsgi.bench.workloads import ADDRESS, CONNECTIONS, COOKIE, DOCUMENT, FILE, HELLO, POST, Workload
 
 HERE = Path(__file__).parent
 NATIVE = ("bjoern", "fastpysgi", "granian", "uwsgi")  # in C or Rust
@@ -63,7 +63,7 @@ COMPARISONS = {
     "hello": Comparison(HELLO),
     "mixed": Comparison(
         Workload("no two heads equal, 13 bytes back", "hello", b"Hello, world!",
-                 varies=("0123456789abcdef", 'string.format("%016d", count)')),
+                 varies=COOKIE),
     ),
     "connections": Comparison(
         CONNECTIONS, left_out={**NO_FLOOR, "gevent": "wrk takes the way it closes connections for an error"}
@@ -97,8 +97,7 @@ COMPARISONS = {
     "proxied": Comparison(
         Workload(
             "hello, as a proxy forwards it, each time for another client", "hello", b"Hello, world!",
-            {"X-Forwarded-For": "10.0.0.0", "X-Forwarded-Proto": "https"},
-            varies=("10.0.0.0", 'string.format("10.%d.%d.%d", count / 65536 % 256, count / 256 % 256, count % 256)'),
+            {"X-Forwarded-For": ADDRESS.place, "X-Forwarded-Proto": "https"}, varies=ADDRESS,
         ),
         ("fastwsgi", "serve", "serve-proxied"), ("serve",),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -307,8 +308,11 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 @contextlib.contextmanager
-def peer(*answers: bytes) -> Iterator[int]:
-    """A server that gives these answers in turn, whatever it's asked, and then the last one again and again."""
+def peer(*answers: bytes, asked: list[bytes] | None = None) -> Iterator[int]:
+    """A server that gives these answers in turn, whatever it's asked, and then the last one again and again.
+
+    asked: is filled with the requests.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(20)
     left = list(answers)
@@ -319,7 +323,9 @@ def peer(*answers: bytes) -> Iterator[int]:
                 client, _ = listener.accept()
                 client.settimeout(20)
                 with client, contextlib.suppress(OSError):
-                    while client.recv(65536):
+                    while request := client.recv(65536):
+                        if asked is not None:
+                            asked.append(request)
                         client.sendall(left.pop(0) if len(left) > 1 else left[0])
                         if left[0].startswith(b"HTTP/1.0"):
                             break
@@ -370,6 +376,19 @@ def test_the_client_takes_no_other_answer(second: bytes, failure: str) -> None:
         client.run(1, 10)
     assert len(client.failures) == 1
     assert client.failures[0].startswith(failure)
+
+
+def test_the_client_sends_requests_that_differ() -> None:
+    field = {"X-Forwarded-For": workloads.ADDRESS.place}
+    workload = dataclasses.replace(workloads.HELLO, fields=field, varies=workloads.ADDRESS)
+    asked: list[bytes] = []
+    with peer(GOOD.replace(b"ok", b"ok" * 7), asked=asked) as port:
+        load.run_load(workload, port, 0.2, by="the built-in client")
+        first, *others = asked
+        assert first == workload.request(port, 0)
+        assert set(others) <= {workload.request(port, number) for number in range(5000)}
+    assert len(set(others[:1000])) == len(others[:1000])
+    assert b"X-Forwarded-For: 10.3.2.1\r\n" in workload.request(80, 3 << 16 | 2 << 8 | 1)
 
 
 def test_the_client_wants_200() -> None:

@@ -1,24 +1,27 @@
 """A client without dependencies. It uses many connections; each sends a request as soon as it has the last response.
 
-    python -m fastwsgi.bench.client PORT CONNECTIONS SECONDS < request
+    python -m fastwsgi.bench.client PORT CONNECTIONS SECONDS < requests
 
-It writes its results as one line of JSON. The first response is considered correct. Every later response must be equal,
-byte by byte, except for its date.
+It sends the requests in turn; between two there is a NUL octet. It writes its results as one line of JSON. The first
+response is considered correct. Every later response must be equal, byte by byte, except for its date.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import re
 import selectors
 import socket
 import sys
 import time
+from collections.abc import Iterator
 
 PATIENCE = 10.0  # seconds without any response
 RECEIVE_SIZE = 1 << 18
+BETWEEN = b"\0"
 DATE = re.compile(rb"(?i)\r\nDate: *([^\r]+)")
 LENGTH = re.compile(rb"(?i)\r\nContent-Length: *(\d+)")
 CHUNKED = re.compile(rb"(?i)\r\nTransfer-Encoding: *chunked")
@@ -70,12 +73,12 @@ def is_whole(octets: bytes) -> bool:
 
 
 class Client:
-    """Send requests over many connections, one at a time on each."""
+    """Send requests over many connections, one at a time on each; several requests take turns."""
 
-    def __init__(self, port: int, request: bytes) -> None:
+    def __init__(self, port: int, *requests: bytes) -> None:
         self.port = port
-        self.request = request
-        self.answer: Answer = first_answer(port, request)
+        self.requests: Iterator[bytes] = itertools.cycle(requests)
+        self.answer: Answer = first_answer(port, requests[0])
         self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self.latencies: list[float] = []
         self.failures: list[str] = []
@@ -149,7 +152,8 @@ class Client:
         self.send_request(client)
 
     def send_request(self, client: socket.socket) -> None:
-        if client.send(self.request) != len(self.request):
+        request = next(self.requests)
+        if client.send(request) != len(request):
             self.failures.append("the request couldn't be sent completely")
 
 
@@ -166,12 +170,12 @@ class Exchange:
 
 
 def main(port: str, connections: str, seconds: str) -> None:
-    request = sys.stdin.buffer.read()
+    requests = sys.stdin.buffer.read().split(BETWEEN)
     failures: list[str] = []
     latencies: list[float] = []
     started, cpu = time.perf_counter(), time.process_time()
     try:
-        client = Client(int(port), request)
+        client = Client(int(port), *requests)
         started, cpu = time.perf_counter(), time.process_time()
         client.run(int(connections), float(seconds))
         latencies, failures = sorted(client.latencies), client.failures

@@ -13,10 +13,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from .client import BETWEEN
 from .results import FailureError
 from .workloads import TARGET, Workload
 
 CONNECTIONS = 32
+#: How many different requests the built-in client has, where they differ. Then it begins again.
+_DIFFERENT = 5000
 #: The cores to pin processes to: servers to the last, wrk to the first. Empty: no pinning.
 cores: list[int] = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
@@ -107,8 +110,9 @@ def run_load(workload: Workload, port: int, seconds: float, *, exact: bool = Fal
 
 def load_by_client(workload: Workload, port: int, seconds: float) -> Load:
     command = [sys.executable, "-m", "fastwsgi.bench.client", str(port), str(CONNECTIONS), str(seconds)]
+    requests = [workload.request(port, number) for number in range(_DIFFERENT if workload.varies else 1)]
     done = subprocess.run(
-        command, input=workload.request(port), stdout=subprocess.PIPE, check=True, timeout=seconds + 60
+        command, input=BETWEEN.join(requests), stdout=subprocess.PIPE, check=True, timeout=seconds + 60
     )
     seen = json.loads(done.stdout)
     if seen["failures"] or not seen["requests"]:
@@ -149,10 +153,9 @@ def wrk_script(workload: Workload, port: int, exact: bool) -> str:
     if workload.body:
         script += f'wrk.method, wrk.body = "POST", {json.dumps(workload.body)}\n'
     if workload.varies is not None:
-        place, value = workload.varies
-        before, after = workload.request(port).decode("ascii").split(place)
+        before, after = workload.request(port).decode("ascii").split(workload.varies.place)
         script += (
             f"local count, before, after = 0, {json.dumps(before)}, {json.dumps(after)}\n"
-            f"request = function() count = count + 1; return before .. {value} .. after end\n"
+            f"request = function() count = count + 1; return before .. {workload.varies.lua} .. after end\n"
         )
     return script

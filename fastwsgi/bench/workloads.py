@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from wsgiref import util
 
 from .results import FailureError
@@ -75,6 +75,23 @@ def file(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterabl
 APPS: dict[str, App] = {"hello": hello, "post": post, "document": document, "stream": stream, "file": file}
 
 
+class Varied(NamedTuple):
+    """What differs between requests: a text in the head, and what replaces it in request number ``count``."""
+
+    place: str
+    lua: str
+    #: The same in Python.
+    text: Callable[[int], str]
+
+
+COOKIE = Varied("0123456789abcdef", 'string.format("%016d", count)', "{:016d}".format)
+ADDRESS = Varied(
+    "10.0.0.0",
+    'string.format("10.%d.%d.%d", count / 65536 % 256, count / 256 % 256, count % 256)',
+    lambda count: f"10.{count >> 16 & 255}.{count >> 8 & 255}.{count & 255}",
+)
+
+
 @dataclass(frozen=True)
 class Workload:
     """A request, and the response body that a server must return."""
@@ -84,8 +101,7 @@ class Workload:
     answer: bytes
     fields: dict[str, str] = field(default_factory=dict)
     body: str = ""
-    #: The part that varies: a text in the fields, and a Lua expression that replaces it in request number ``count``.
-    varies: tuple[str, str] | None = None
+    varies: Varied | None = None
     is_plain: bool = False  # whether Host is the only field
 
     @property
@@ -95,13 +111,16 @@ class Workload:
     def head_fields(self, port: int) -> dict[str, str]:
         return {"Host": f"127.0.0.1:{port}", **({} if self.is_plain else FIELDS), **self.fields}
 
-    def request(self, port: int) -> bytes:
-        """The whole request, as bytes."""
+    def request(self, port: int, number: int | None = None) -> bytes:
+        """The whole request, as bytes. number: of the request, if requests differ; None leaves the text as it is."""
         fields = self.head_fields(port)
         if self.body:
             fields["Content-Length"] = str(len(self.body))
         lines = [f"{self.method} {TARGET} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-        return "\r\n".join([*lines, "", self.body]).encode("ascii")
+        text = "\r\n".join([*lines, "", self.body])
+        if self.varies is not None and number is not None:
+            text = text.replace(self.varies.place, self.varies.text(number))
+        return text.encode("ascii")
 
 
 HELLO = Workload("the same head again and again, 13 bytes back", "hello", b"Hello, world!")
