@@ -1,8 +1,9 @@
 """The program whose instructions ``bench.instructions`` counts, under callgrind: each row a few times over.
 
-    python -m bench.counted LIBRARY TWIN ROW ...
+    python -m bench.counted LIBRARY TWIN PACKAGES ROW ...
 
-LIBRARY is callgrind.c, compiled; TWIN is "compiled" or "pure". Callgrind writes a file for each round, which bears the
+LIBRARY is callgrind.c, compiled; TWIN is "compiled" or "pure"; PACKAGES is a directory of packages that rows need, or
+"". Callgrind writes a file for each round, which bears the
 row's name. Written to standard output, as JSON, is what the counts are to be divided by, or why there are none.
 
 A server and its clients are one thread here, so that nothing depends on who runs when: after each turn of the loop
@@ -15,6 +16,7 @@ import contextlib
 import ctypes
 import dataclasses
 import gc
+import importlib
 import json
 import os
 import socket
@@ -23,10 +25,10 @@ import tempfile
 import timeit
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
 
+from bench.counted_servers import Setup, gunicorn_worker, logging_handler, script, service, silent
 from fastwsgi.bench.hot_paths import WORKS, Work, imported, ours_set_aside
-from fastwsgi.bench.workloads import APPS, CONNECTIONS, COOKIE, HELLO, POST, Workload
+from fastwsgi.bench.workloads import ADDRESS, APPS, CONNECTIONS, COOKIE, HELLO, POST, Workload
 
 #: So many rounds are counted: in one there may be the second's change, or a cache to fill. Before them, thrown away:
 ROUNDS, WARM_UP = 3, 2
@@ -36,6 +38,18 @@ _DISTURBED = 50
 _CALLS = 64
 # What a file has: the kernel sends it, and takes it in one turn.
 _FILE = b"0123456789abcdef" * 4096
+_SCRIPT = script()
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunked(Workload):
+    """A workload whose body is sent as one chunk."""
+
+    def request(self, port: int, number: int | None = None) -> bytes:
+        head, _, body = super().request(port, number).partition(b"\r\n\r\n")
+        length = b"Content-Length: %d" % len(body)
+        head = head.replace(length, b"Transfer-Encoding: chunked")
+        return head + b"\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,22 +61,58 @@ class Requests:
     end: bytes = HELLO.answer
     connections: int = 8
     turns: int = 8
-    lane_only: bool = False
+    #: In which groups of rows it is.
+    groups: tuple[str, ...] = ("lane", "general", "pure")
+    #: The server that is asked.
+    setup: Setup = _SCRIPT
+    #: What it imports, to be imported before all is slow.
+    imports: tuple[str, ...] = ()
 
     @property
     def closes(self) -> bool:
         return self.workload is CONNECTIONS
 
 
-_MIXED = dataclasses.replace(HELLO, varies=COOKIE)
 REQUESTS = {
     "hello": Requests(HELLO),
-    "hello, one a turn": Requests(HELLO, connections=1, lane_only=True),
-    "mixed": Requests(_MIXED, lane_only=True),  # on the general path no head is known
+    "hello, one a turn": Requests(HELLO, connections=1, groups=("lane",)),
+    # On the general path no head is known.
+    "mixed": Requests(dataclasses.replace(HELLO, varies=COOKIE), groups=("lane",)),
     "connections": Requests(CONNECTIONS),
     "post": Requests(POST, end=b"\r\n\r\n" + POST.answer),
     "stream": Requests(dataclasses.replace(HELLO, app="stream"), end=b"x\r\n0\r\n\r\n", turns=1),
     "file": Requests(dataclasses.replace(HELLO, app="file"), end=_FILE[-64:], turns=4),
+}
+
+
+def _with_address(field: str) -> Workload:
+    """hello with a field that holds an address, another in each request."""
+    return dataclasses.replace(HELLO, fields={field: ADDRESS.place}, varies=ADDRESS)
+
+
+def _production(workload: Workload, setup: Setup, *imports: str, end: bytes = HELLO.answer) -> Requests:
+    return Requests(workload, end, turns=4, setup=setup, imports=imports)
+
+
+_SERVICE = "fastwsgi._service.service"
+_POST_CHUNK = Chunked("a chunk of 13 bytes sent, their number back", "post", b"13", body="Hello, world!")
+#: What production adds to a request: logs, a proxy, gunicorn.
+PRODUCTION = {
+    "silent log_message": _production(HELLO, script(silent)),
+    "log_message that logs": _production(HELLO, script(logging_handler), "logging"),
+    "chunked POST": _production(_POST_CHUNK, _SCRIPT, end=b"\r\n\r\n13"),
+    "access log, common": _production(HELLO, service("common"), _SERVICE),
+    "access log, combined": _production(HELLO, service("combined"), _SERVICE),
+    "access log, json": _production(HELLO, service("json"), _SERVICE),
+    "no X-Forwarded-For": _production(_with_address("X-Request-ID"), service(), _SERVICE),
+    "untrusted X-Forwarded-For": _production(_with_address("X-Forwarded-For"), service(), _SERVICE),
+    "trusted X-Forwarded-For": _production(
+        _with_address("X-Forwarded-For"), service(forwarded_allow_ips="127.0.0.1"), _SERVICE
+    ),
+    # In one group, because its imports take longer than all that is counted.
+    "gunicorn's worker": dataclasses.replace(
+        _production(HELLO, gunicorn_worker, "gunicorn.glogging", "fastwsgi.gunicorn"), groups=("lane",)
+    ),
 }
 
 
@@ -73,16 +123,31 @@ class Job:
     twin: str
     work: Requests | Work
     fast_lane: bool = False
+    #: Rows of the same number are counted in one process. What one of them imports moves things in the others' memory.
+    process: int = 0
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        return self.work.imports if isinstance(self.work, Requests) else ()
+
+    @property
+    def packages(self) -> set[str]:
+        """The packages that must be installed besides ours."""
+        return {name.partition(".")[0] for name in self.imports} - sys.stdlib_module_names - {"fastwsgi"}
 
 
 def jobs() -> dict[str, Job]:
     """Every row, by its name."""
-    rows = {f"lane: {name}": Job("compiled", requests, fast_lane=True) for name, requests in REQUESTS.items()}
-    for group, twin in (("general", "compiled"), ("pure", "pure")):
-        for name, requests in REQUESTS.items():
-            if not requests.lane_only:
-                fewer = dataclasses.replace(requests, turns=min(requests.turns, 3))  # which take longer
-                rows[f"{group}: {name}"] = Job(twin, fewer)
+    rows: dict[str, Job] = {}
+    for group, twin in (("lane", "compiled"), ("general", "compiled"), ("pure", "pure")):
+        for process, several in enumerate((REQUESTS, PRODUCTION)):
+            for name, requests in several.items():
+                if group not in requests.groups:
+                    continue
+                is_lane = group == "lane"
+                turns = requests.turns if is_lane else min(requests.turns, 3)  # which take longer
+                asked = dataclasses.replace(requests, turns=turns)
+                rows[f"{group}: {name}"] = Job(twin, asked, is_lane, process)
     for twin in ("compiled", "pure"):
         rows |= {f"{twin}: {name}": Job(twin, work) for name, work in WORKS.items()}
     return rows
@@ -206,24 +271,25 @@ def count_requests(
     callgrind: Callgrind, wsgi: SimpleNamespace, name: str, requests: Requests, fast_lane: bool
 ) -> Round:
     toggle = callgrind.toggle
-    server_class: Any = wsgi.simple_server.WSGIServer
 
-    class Server(server_class):  # type: ignore[misc]
-        def service_actions(self) -> None:
-            toggle()
-            clients.take_turn()
-            toggle()
+    def actions(*server: object) -> None:
+        toggle()
+        clients.take_turn()
+        toggle()
 
-    with wsgi.simple_server.make_server("127.0.0.1", 0, APPS[requests.workload.app], Server) as server:
-        server.settings = dataclasses.replace(server.settings, fast_lane=fast_lane)
-        clients = Clients(callgrind, name, requests, server.server_address[:2])
+    with requests.setup(wsgi, APPS[requests.workload.app], fast_lane, actions) as started:
+        clients = Clients(callgrind, name, requests, started.address)
         toggle()
         try:
-            server.serve_forever(0.01)
+            started.serve()
         except DoneError:
             pass  # raised between turns, when nothing is counted
         finally:
             clients.close()
+        if started.log is not None:
+            lines = len(started.log.read_bytes().splitlines())
+            if lines != clients.number:
+                raise ValueError(f"{lines} lines in the log for {clients.number} requests")
     return Round(requests.turns * requests.connections, "toggle", requests.turns)
 
 
@@ -241,13 +307,19 @@ def count_row(callgrind: Callgrind, wsgi: SimpleNamespace, name: str) -> Round:
     return count_calls(callgrind, wsgi, name, job.work)
 
 
-def main(library: str, twin: str, *names: str) -> None:
+def main(library: str, twin: str, packages: str, *names: str) -> None:
+    if packages:
+        sys.path.append(packages)
     # For each seed another layout of memory, too, as long as this is held.
     padding = [bytes(size) for size in range(0, 500, 16) for _ in range(50 * int(os.environ["PYTHONHASHSEED"]))]
     with ours_set_aside():
         wsgi = imported(twin)
         if wsgi is None:
             raise SystemExit(f"the {twin} twin isn't here")
+        for name in names:
+            with contextlib.suppress(ImportError):  # which is told when the row is counted
+                for module in JOBS[name].imports:
+                    importlib.import_module(module)
         count(library, wsgi, names)
     del padding
 

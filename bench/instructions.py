@@ -155,6 +155,12 @@ class Process:
     layout: int
     names: tuple[str, ...]
 
+    @property
+    def packages(self) -> str:
+        """The directory of packages that the rows need, where the process doesn't look by itself; "" if none does."""
+        found = [importlib.util.find_spec(package) for name in self.names for package in JOBS[name].packages]
+        return next((str(Path(spec.origin).parents[1]) for spec in found if spec and spec.origin), "")
+
     def count(self, root: Path, library: Path, folder: Path) -> dict[str, list[float] | str]:
         """Of each row the instructions of a call in each round, or why there are none.
 
@@ -166,7 +172,7 @@ class Process:
         variables |= {"PYTHONHASHSEED": str(self.layout)}
         callgrind = [_valgrind(), "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
         files = [f"--callgrind-out-file={folder}/round", f"--log-file={folder}/log"]
-        python = [sys.executable, "-S", "-s", "-m", "bench.counted", str(library), self.twin, *self.names]
+        python = [sys.executable, "-S", "-s", "-m", "bench.counted", library, self.twin, self.packages, *self.names]
         told = json.loads(run(*callgrind, *files, *python, cwd=root, env=variables))
         totals: dict[str, list[int]] = {}
         for file in folder.glob("round.*"):
@@ -197,13 +203,21 @@ def library() -> Iterator[Path]:
         yield compiled
 
 
+def left_out(names: Iterable[str]) -> dict[str, str]:
+    """The rows that can't be counted because a package isn't installed, and why."""
+    needed = [(name, package) for name in names for package in JOBS[name].packages]
+    return {name: f"{package} isn't installed" for name, package in needed if not importlib.util.find_spec(package)}
+
+
 def measure(names: Iterable[str], root: Path = ROOT, tolerant: bool = False) -> Counts:
     """The instructions of each row. tolerant: leave out those that can't be counted, instead of raising."""
     run(sys.executable, "-m", "compileall", "-q", "fastwsgi", "bench", cwd=root)  # so that each run finds the same
-    by_twin: dict[str, list[str]] = {}
+    together: dict[tuple[str, int], list[str]] = {}
     for name in names:
-        by_twin.setdefault(JOBS[name].twin, []).append(name)
-    processes = [Process(twin, layout, tuple(each)) for twin, each in by_twin.items() for layout in range(LAYOUTS)]
+        together.setdefault((JOBS[name].twin, JOBS[name].process), []).append(name)
+    processes = [
+        Process(twin, layout, tuple(each)) for (twin, _), each in together.items() for layout in range(LAYOUTS)
+    ]
     with library() as compiled, ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = [
             pool.submit(process.count, root, compiled, compiled.parent / str(number))
@@ -275,7 +289,7 @@ def measure_commit(commit: str, names: Iterable[str]) -> Counts:
 
 
 def save(path: Path, key: str, counts: Counts, is_whole: bool) -> None:
-    """Write an environment's counts. is_whole: whether they are all rows; if not, the others stay."""
+    """Write an environment's counts. is_whole: whether they are all rows; if not, the others of JOBS stay."""
     known: dict[str, Counts] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rows = counts if is_whole else {**known.get(key, {}), **counts}
     known[key] = {name: rows[name] for name in JOBS if name in rows}
@@ -285,7 +299,8 @@ def save(path: Path, key: str, counts: Counts, is_whole: bool) -> None:
 def check(counts: Counts, key: str, known: Mapping[str, Counts], options: argparse.Namespace) -> list[Finding]:
     """Compare with the baseline, or with a commit. Raises UncountableError if there is none."""
     if key in known and not options.against:
-        was = {name: count for name, count in known[key].items() if options.only in name}
+        out = left_out(name for name in known[key] if name in JOBS)
+        was = {name: count for name, count in known[key].items() if options.only in name and name not in out}
         return compare(was, counts, options.limit)
     if key not in known:
         print(f"{BASELINE.name} has no counts for this environment: an earlier commit's are counted now.")
@@ -342,14 +357,21 @@ def main(arguments: Sequence[str] | None = None, baseline: Path = BASELINE) -> i
     try:
         key = environment()
         print(key)
+        out = left_out([options.profile] if options.profile else names)
+        for name, why in out.items():
+            print(f"left out: {name}: {why}")
+        names = [name for name in names if name not in out]
         if options.profile:
-            profile(options.profile)
-            return 0
+            if not out:
+                profile(options.profile)
+            return 2 if out else 0
+        if not names:
+            return 2
         counts = measure(names)
         if options.repeat:
             return repeat(counts)
         if options.save:
-            save(baseline, key, counts, is_whole=not options.only)
+            save(baseline, key, counts, is_whole=not (options.only or out))
             for name, count in counts.items():
                 print(f"{name:<40}{count:>12,}")
             return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
@@ -16,3 +17,8 @@ def cpu_times(pid: int) -> tuple[float, float]:
         child_user, child_system = cpu_times(int(child))
         user, system = user + child_user, system + child_system
     return user, system
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU seconds of a process without its children, in steps of a nanosecond."""
+    return time.clock_gettime(~pid << 3 | 2)  # clock_getcpuclockid(3)

@@ -38,6 +38,7 @@ NOT_RUN = {
     "python -m bench.crowd": "it takes minutes, and ten thousand descriptors",
     "python -m bench.readme": "it changes the README",
     "python -m bench.instructions": "it takes a minute; test_instructions.py counts what it needs",
+    "python -m bench.production": "it counts instructions, too; test_instructions.py runs its parts",
     "python -m bench.scaling": "it takes two minutes",
 }
 

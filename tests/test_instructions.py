@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench import instructions
+from bench import instructions, production
+from bench.counted import JOBS, PRODUCTION
 from bench.instructions import (
     ROOT,
     Counts,
@@ -19,16 +23,20 @@ from bench.instructions import (
     UncountableError,
     admitted_growth,
     compare,
+    left_out,
     main,
     measure,
     read_totals,
 )
+from fastwsgi.bench import load
+from fastwsgi.bench.results import FailureError
 from serving import program_path
 
 # The command counts both twins; what it counts, runs fifty times as long.
 pytestmark = [pytest.mark.compiled, pytest.mark.timeout(400)]
 
 LANE, CALL, PURE = "lane: hello", "compiled: is_hop_by_hop", "pure: is_hop_by_hop"
+WORKER = "lane: gunicorn's worker"
 
 
 @pytest.fixture
@@ -85,6 +93,18 @@ def test_a_wrong_answer_is_not_counted(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Process, "count", lambda *arguments: told[0])
     with pytest.raises(UncountableError, match="lane: hello: ValueError: wrong answer"):
         measure([LANE, CALL], tmp_path)
+
+
+@pytest.mark.source
+@pytest.mark.usefixtures("one_layout")
+def test_what_production_adds_is_counted() -> None:
+    names = [name for name in JOBS if name.startswith("lane: ") and name.removeprefix("lane: ") in PRODUCTION]
+    assert len(names) == len(PRODUCTION)
+    names = [name for name in names if name not in left_out(names)]
+    counts = measure(names)
+    assert counts.keys() == set(names)
+    assert counts["lane: access log, common"] < counts["lane: access log, json"]
+    assert counts["lane: no X-Forwarded-For"] < counts["lane: trusted X-Forwarded-For"]
 
 
 def test_what_callgrind_writes_is_read() -> None:
@@ -176,6 +196,25 @@ def test_without_valgrind(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert "valgrind and a C compiler are needed" in capsys.readouterr().err
 
 
+@pytest.fixture
+def no_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gunicorn" else find(name))
+
+
+@pytest.mark.usefixtures("no_gunicorn")
+def test_a_row_without_its_package_is_left_out(
+    counted: Counts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {LANE: 1000, CALL: 100, WORKER: 5000}
+    baseline = written(tmp_path / "baseline.json", {"here": known})
+    assert main([], baseline) == 0
+    assert f"left out: {WORKER}: gunicorn isn't installed" in capsys.readouterr().out
+    assert main(["--save"], baseline) == 0
+    assert json.loads(baseline.read_text(encoding="utf-8")) == {"here": known}
+    assert main(["--only", WORKER], baseline) == main(["--profile", WORKER], baseline) == 2
+
+
 def test_no_row_of_that_name() -> None:
     with pytest.raises(SystemExit) as raised:
         main(["--only", "no such row"])
@@ -186,6 +225,47 @@ def test_the_committed_baseline_has_every_row() -> None:
     known = json.loads(instructions.BASELINE.read_text(encoding="utf-8"))
     assert any(list(counts) == list(instructions.JOBS) for counts in known.values())
     assert all(counts.keys() <= instructions.JOBS.keys() for counts in known.values())
+
+
+# ---- ratios of rows -----------------------------------------------------------------------------------
+
+
+def test_a_missed_target_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = dict.fromkeys(production.rows(), 1000.0)
+    assert production.show_goals(counts) == 0
+    assert "MISSED" not in capsys.readouterr().out
+    counts["lane: access log, json"] = 4001.0
+    assert production.show_goals(counts) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "MISSED" in line] == [line for line in lines if line.startswith("json / common")]
+
+
+def test_saved_counts_have_all_that_ratios_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(production.rows()) <= JOBS.keys()
+    monkeypatch.setattr(production, "environment", lambda: "here")
+    counts = dict.fromkeys(production.rows(), 1000)
+    assert production.saved_counts(written(tmp_path / "baseline.json", {"here": counts})) == counts
+    with pytest.raises(UncountableError, match="lane: access log, combined"):
+        production.saved_counts(written(tmp_path / "baseline.json", {"here": {LANE: 1000}}))
+
+
+# ---- CPU time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.source
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it asks Linux for another process's CPU time")
+def test_the_cpu_time_of_logs_and_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "client_name", lambda: "the built-in client")
+    times = production.measure_times(production.CASES, 2, 0.1)
+    assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in times.values())
+    shown = production.show_times(production.CASES, times).splitlines()
+    assert [line.split("  ")[0] for line in shown[1:]] == list(production.CASES)
+    monkeypatch.setattr(production, "count_lines", lambda path: 0)
+    with pytest.raises(FailureError, match="json: 0 lines in the log"):
+        production.measure_times({"json": production.CASES["json"]}, 1, 0.1)
+    wrong = dataclasses.replace(production.HELLO, answer=b"another")
+    with pytest.raises(FailureError, match="wrong: wrong answer"):
+        production.measure_times({"wrong": production.Case(wrong)}, 1, 0.1)
 
 
 # ---- in an environment that the baseline doesn't know --------------------------------------------------
