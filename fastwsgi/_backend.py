@@ -28,6 +28,7 @@ else:
             format_fields,
             format_preamble,
             is_hop_by_hop,
+            is_plain,
             parse_head,
             parse_request_line,
         )
@@ -51,6 +52,7 @@ if TYPE_CHECKING or not _compiled:
         format_fields,
         format_preamble,
         is_hop_by_hop,
+        is_plain,
         parse_head,
         parse_request_line,
     )
@@ -82,6 +84,7 @@ __all__ = [
     "format_preamble",
     "implementation",
     "is_hop_by_hop",
+    "is_plain",
     "load_pure",
     "parse_head",
     "parse_request_line",

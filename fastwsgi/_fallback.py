@@ -346,6 +346,17 @@ class FileWrapper:
         raise StopIteration
 
 
+_UNSAFE_IN_QUOTES = re.compile(r"[^ !#-\[\]-~]")
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text has only visible ASCII and spaces, and neither a quote nor a backslash.
+
+    Such a text can stand in quotes, in a line of a log, as it is.
+    """
+    return _UNSAFE_IN_QUOTES.search(text) is None
+
+
 # ---- request: head, environ --------------------------------------------------------------------------
 
 def find_head_end(data: bytes | bytearray, start: int = 0) -> int:
@@ -429,6 +440,10 @@ class Request:
                 values.setdefault(field_name.lower(), []).append(value)
             self._values = values  # whole, for another thread may look
         return values.get(name.lower(), [])
+
+    def joined(self, name: str) -> str:
+        """The values of a field, joined by ", " (RFC 9110 section 5.3); "" if there are none."""
+        return ", ".join(self.get_all(name))
 
     def framing_fields(self) -> tuple[list[str], list[str], list[str], list[str], list[str]]:
         """All values of Host, Content-Length, Transfer-Encoding, Expect and Connection, in this order."""

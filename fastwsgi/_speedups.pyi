@@ -16,6 +16,7 @@ from ._fallback import (
     format_fields as format_fields,
     format_preamble as format_preamble,
     is_hop_by_hop as is_hop_by_hop,
+    is_plain as is_plain,
     parse_head as parse_head,
     parse_request_line as parse_request_line,
 )

@@ -375,14 +375,23 @@ cdef class LaneResponse(Response):
 
     cdef Request whole_request(self, Request request):
         """A request with what the connection knows; None: this response's, of which there is one."""
+        request = self.logged_request(request)
+        if request.sock is None:
+            client = request.client
+            self.channel.describe(request)
+            request.client = client
+        return request
+
+    cdef Request logged_request(self, Request request):
+        """The same, with what a line of the log says of it."""
         if request is None:
             if self.made is not None:
                 return self.made
             request = self.own_request()
         self.made = request
-        self.channel.describe(request)
-        if self.client is not None:
-            request.client = self.client
+        if self.channel.remote is None:
+            self.channel.remote = self.channel.client()
+        request.client = self.channel.remote if self.client is None else self.client
         if not request.began:
             request.began = <double>monotonic()
         return request
@@ -948,7 +957,7 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
     cdef unsigned char* start
     cdef unsigned char number[24]
     if lane.log_line is not None:
-        line = lane.log_line(response.whole_request(None), response.status[:3], size)
+        line = lane.log_line(response.logged_request(None), response.status[:3], size)
         keep_line(lane, line)
         return 0
     if lane.log_time is None and not lane.has_log_hooks:

@@ -6,6 +6,7 @@ cdef unsigned char IS_TARGET[256]
 cdef unsigned char IS_TOLERANT_TARGET[256]
 cdef unsigned char IS_FIELD_VALUE[256]
 cdef unsigned char IS_ALPHA_DIGIT[256]
+cdef unsigned char IS_PLAIN[256]
 
 
 cdef void fill(unsigned char* table, str characters):
@@ -23,6 +24,7 @@ def _fill_tables():
     fill(IS_TOLERANT_TARGET, TOLERANT_TARGET)
     fill(IS_FIELD_VALUE, FIELD_VALUE)
     fill(IS_ALPHA_DIGIT, "0-9A-Za-z")
+    fill(IS_PLAIN, r" !#-\[\]-~")
 
 
 # Eight octets at a time, in any byte order. As macros, because a cdef variable is no constant to C.

@@ -104,8 +104,14 @@ cdef class Request:
 
     @property
     def line(self):
-        line, _, _ = self.raw.partition(b"\n")
-        return line.decode("iso-8859-1").rstrip("\r")
+        cdef Octets start = <Octets>PyBytes_AS_STRING(self.raw)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.raw)
+        cdef Octets end = <Octets>memchr(start, 10, size)
+        if end == NULL:
+            end = start + size
+        while end > start and (end - 1)[0] == 13:
+            end -= 1
+        return latin1(start, end - start)
 
     def get_all(self, name):
         cdef Py_ssize_t i, size
@@ -122,6 +128,24 @@ cdef class Request:
             if field.name_size == size and same_name(data + field.name, octets(name), size):
                 values.append(latin1(data + field.value, field.value_size))
         return values
+
+    def joined(self, name):
+        cdef Py_ssize_t i, size
+        cdef Octets data
+        cdef Field* field
+        cdef Request known = self if self.same is None else self.same
+        cdef object joined = None
+        if not known.is_parsed or not is_ascii(name):
+            return ", ".join(self.get_all(name))
+        size = PyUnicode_GET_LENGTH(name)
+        data = <Octets>PyBytes_AS_STRING(known.raw)
+        for i in range(known.count):
+            field = &known.table[i]
+            if field.name_size == size and same_name(data + field.name, octets(name), size):
+                if joined is not None:  # to append to a growing text takes quadratic time
+                    return ", ".join(self.get_all(name))
+                joined = latin1(data + field.value, field.value_size)
+        return joined if joined is not None else ""
 
     def framing_fields(self):
         cdef Py_ssize_t i

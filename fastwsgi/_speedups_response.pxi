@@ -556,3 +556,14 @@ cdef class FileWrapper:
         if data:
             return data
         raise StopIteration
+
+
+def is_plain(text):
+    cdef Octets at, end
+    if not is_ascii(text):
+        return pure().is_plain(text)
+    at = octets(text)
+    end = at + PyUnicode_GET_LENGTH(text)
+    while at < end and IS_PLAIN[at[0]]:
+        at += 1
+    return at == end

@@ -191,7 +191,9 @@ class Connection(Channel):
         """Do what can be done now."""
         state = self.state
         try:
-            if state is SEND:
+            if state.takes_input:
+                self._read()
+            elif state is SEND:
                 self._go_on_answering()
             elif state is LINGER:
                 self._read_away()
@@ -199,8 +201,6 @@ class Connection(Channel):
                 self._shake_hands()
             elif state is PROXY:
                 self._take_proxy_header()
-            elif state is not CLOSED and state is not ANSWER:
-                self._read()
         except ClientGoneError:
             self.close()
 
@@ -211,7 +211,10 @@ class Connection(Channel):
                 self._refuse(BadRequest(408, "The request took too long"))
             except ClientGoneError:
                 self.close()
-        elif self.state is not IDLE or not self.has_input():  # which may have come after the events that are handled
+        elif self.state is IDLE:
+            if not self.has_input():  # which may have come after the events that are handled
+                self.close()
+        elif self.state is not ANSWER:
             self.close()
 
     def _read(self) -> None:
@@ -228,11 +231,8 @@ class Connection(Channel):
                 self._end_of_input()
                 break
             self._take(data)
-            if not transport.pending(self.sock) or not self._takes_input():
+            if transport is PLAIN or not transport.pending(self.sock) or not self.state.takes_input:
                 break
-
-    def _takes_input(self) -> bool:
-        return self.state is IDLE or self.state is HEAD or self.state is BODY
 
     def _receive(self) -> bytes | None:
         try:
@@ -303,7 +303,7 @@ class Connection(Channel):
     def _proceed(self) -> None:
         """Have every request answered that is whole by now."""
         try:
-            while self.buffer is not None and self._takes_input() and self._take_request():
+            while self.buffer is not None and self.state.takes_input and self._take_request():
                 pass
         except BadRequest as error:
             self._refuse(error)
@@ -325,7 +325,7 @@ class Connection(Channel):
                 return False
             content = body.content
         server = self.server
-        self._enter(ANSWER, request.began if content is None else None)
+        self._enter(ANSWER)
         if content is None:
             environ, stream = server.front.make_environ(request, 0), io.BytesIO()
         else:
@@ -338,9 +338,9 @@ class Connection(Channel):
 
     def _take_head(self) -> Request | None:
         """The request whose head is whole in the buffer, of which it's taken out; None if there is none yet."""
-        buffer, settings = self.buffer, self.server.settings
+        buffer = self.buffer
         assert buffer is not None
-        if not self.scanned:
+        if not self.scanned and buffer.startswith(b"\r\n"):
             while buffer.startswith(b"\r\n"):
                 del buffer[:2]  # RFC 9112 section 2.2
             if not buffer:
@@ -349,6 +349,27 @@ class Connection(Channel):
                     self._enter(IDLE)
                 return None
         end = find_head_end(buffer, self.scanned)
+        # Fields take no more than the whole head, so a usual one needn't be looked at.
+        if not 0 < end <= self.server.settings.max_field_section:
+            self._look_at_part(buffer, end)
+            if end < 0:
+                return None
+        head = bytes(memoryview(buffer)[:end])
+        settings = self.server.settings
+        request = parse_head(head, settings.max_request_line, settings.max_fields)
+        self.describe(request)
+        request.began = monotonic()
+        frame_request(request, settings)
+        self.request = request
+        del buffer[:end]
+        self.scanned = self.request_line_size = 0
+        if request.length != 0:
+            self.body = IncomingBody(request.length, settings)
+        return request
+
+    def _look_at_part(self, buffer: bytearray, end: int) -> None:
+        """Hold a head that isn't whole yet, or a large one, to its limits. end: of the head; -1: it isn't there."""
+        settings = self.server.settings
         line_size = self.request_line_size
         if not line_size:
             line_size = self.request_line_size = buffer.find(b"\n", self.scanned) + 1
@@ -362,23 +383,6 @@ class Connection(Channel):
             self.scanned = len(buffer) if buffer != b"\r" else 0
             if self.state is not HEAD:
                 self._enter(HEAD)
-            return None
-        head = bytes(buffer[:end])
-        request = self.parsed(head)
-        del buffer[:end]
-        self.scanned = self.request_line_size = 0
-        self.body = IncomingBody(request.length, settings) if request.length != 0 else None
-        return request
-
-    def parsed(self, head: bytes) -> Request:
-        """The request of a whole head, which is this connection's from now on. Raises BadRequest."""
-        settings = self.server.settings
-        request = parse_head(head, settings.max_request_line, settings.max_fields)
-        self.describe(request)
-        request.began = monotonic()
-        frame_request(request, settings)
-        self.request = request
-        return request
 
     def describe(self, request: Request) -> None:
         """Tell a request whose it is."""

@@ -39,6 +39,7 @@ _context_of: Callable[[BaseException], BaseException | None] = vars(BaseExceptio
 _LONGEST_CHAIN = 50
 _setting_gates = threading.RLock()
 _MOMENT = 0.0001  # seconds
+_OPTIONS = {"close": b"Connection: close\r\n", "keep-alive": b"Connection: keep-alive\r\n"}
 # How many blocks an iterable may give before other connections have their turn.
 _BLOCKS_A_TURN = 256
 
@@ -150,22 +151,29 @@ class Response(SimpleHandler):
         multithread: bool,
     ) -> None:
         # As _write() is our own, there is no stream for the answer.
-        super().__init__(body, None, front.error_stream(request), environ, multithread, front.multiprocess)  # type: ignore[arg-type]
+        # Not by super(), which takes as long as what it finds.
+        no_stream: Any = None
+        SimpleHandler.__init__(
+            self, body, no_stream, front.error_stream(request), environ, multithread, front.multiprocess
+        )
         self.client = client
         self.front = front
         self.request = request
         self.http_version = front.http_version
         self.persistent = request.is_persistent
         self._pieces: list[bytes] = []
-        self._may_pause = not multithread
         self._thread = get_ident()
 
     # ---- the course of it ----------------------------------------------------------------------------
 
     def run(self, application: WSGIApplication) -> None:
         """Call the application and begin to answer. What is raised here, is no fault of the application's."""
-        self.context = copy_context()
-        self._in_context(self._run, application)
+        context = copy_context()
+        try:
+            context.run(self._run, application)
+        finally:
+            if not self.finished:
+                self.context = context
 
     def _in_context(self, step: Callable[..., None], *arguments: Any) -> None:
         """Take a step that may run the application's code, in its context unless this is called from there."""
@@ -194,7 +202,7 @@ class Response(SimpleHandler):
         try:
             if self._is_shut:
                 raise AssertionError("the response is complete")
-            super().start_response(status, headers, exc_info)
+            SimpleHandler.start_response(self, status, headers, exc_info)
         finally:
             if gate is not None:
                 gate.release()
@@ -235,7 +243,7 @@ class Response(SimpleHandler):
             if self._blocks is None:
                 if self._file is not None or (self.result_is_file() and self.sendfile()):
                     # It's the application's, and closed with the iterable: not before it's sent.
-                    if not self._may_pause or self.client.has_sent_all():
+                    if self.wsgi_multithread or self.client.has_sent_all():
                         self._finish()
                     return
                 self._blocks = iter(self.result)
@@ -271,7 +279,7 @@ class Response(SimpleHandler):
                     with self._gate:
                         self.write(data)
                 self._is_inside = False
-            if self._may_pause:
+            if not self.wsgi_multithread:
                 if taken == _BLOCKS_A_TURN or self.client.is_full():
                     return False
             else:
@@ -284,7 +292,8 @@ class Response(SimpleHandler):
             self.send_headers()
         if self._chunked:
             self._pieces.append(b"0\r\n\r\n")
-        self._flush()
+        if self._pieces:
+            self._flush()
 
     def _finish(self) -> None:
         """The answer is complete."""
@@ -319,7 +328,7 @@ class Response(SimpleHandler):
             BaseHandler.close(self)
 
     def setup_environ(self) -> None:
-        super().setup_environ()
+        SimpleHandler.setup_environ(self)
         environ = self.request.environ = self.environ
         revise = self.front.revise
         if revise is not None:
@@ -408,9 +417,10 @@ class Response(SimpleHandler):
 
     # ---- framing -------------------------------------------------------------------------------------
 
-    def cleanup_headers(self) -> None:
-        # On a copy: an application may use its list again, and these fields are not its own to set.
-        headers = self.headers = self.headers_class(self.headers.items())  # type: ignore[union-attr]
+    def _frame(self) -> bytes:
+        """Frame the answer; return the fields that we add, as lines."""
+        headers = self.headers
+        assert headers is not None
         lengths = headers.get_all("Content-Length")
         is_head = self.request.method == "HEAD"
         framing = frame_answer(
@@ -423,15 +433,18 @@ class Response(SimpleHandler):
             version=self.http_version,
         )
         self._bodiless, self._room, length, self._chunked, self.ends_with_connection, self.persistent, option = framing
-        if length is not None:
-            if length:
-                headers["Content-Length"] = length
-            else:
-                del headers["Content-Length"]
+        # Not in the application's list, which it may use again.
+        added = b""
+        if length:
+            added = b"Content-Length: %d\r\n" % int(length)
+        elif length is not None and lengths:
+            self.headers = self.headers_class(headers.items())
+            del self.headers["Content-Length"]
         if self._chunked:
-            headers["Transfer-Encoding"] = "chunked"
+            added += b"Transfer-Encoding: chunked\r\n"
         if option is not None:
-            headers["Connection"] = option
+            added += _OPTIONS[option]
+        return added
 
     def _size(self, is_head: bool) -> int | None:
         """How many octets the body has, if that is known before it's sent."""
@@ -455,7 +468,7 @@ class Response(SimpleHandler):
         if self.headers_sent:
             return False
         file = _rest_of_file(self.result)
-        if file is not None and not self._may_pause:
+        if file is not None and self.wsgi_multithread:
             try:
                 file = file.duplicate()
             except OSError:
@@ -481,18 +494,19 @@ class Response(SimpleHandler):
         return True
 
     def send_headers(self) -> None:
-        self.cleanup_headers()
+        added = self._frame()
         fields = bytes(self.headers)  # type: ignore[arg-type]  # raises before anything is sent, if it must
         self.headers_sent = True
         self.send_preamble()
-        self._write(fields)
+        self._pieces.append(fields[:-2] + added + b"\r\n" if added else fields)
         self._in_body = True
 
     def _write(self, data: bytes) -> None:
-        size = len(data)
         if not self._in_body:
             self._pieces.append(data)
-        elif self._bodiless:
+            return
+        size = len(data)
+        if self._bodiless:
             self.bytes_sent -= size
         elif self._chunked:
             if size:  # an empty chunk would be the last one

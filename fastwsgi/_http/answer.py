@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TypeAlias
 
 from .grammar import is_content_length
 
-
-class AnswerFraming(NamedTuple):
-    """What ``frame_answer()`` has decided."""
-
-    #: Whether no octet of the body is sent.
-    is_bodiless: bool
-    #: Octets of the body that may be sent: what Content-Length says. None: there is no such limit.
-    room: int | None
-    #: The value of Content-Length: None as the application has it, "" to be removed, else to be set.
-    content_length: str | None
-    is_chunked: bool
-    #: Whether nothing but the connection's end tells where the body ends.
-    ends_with_connection: bool
-    #: Whether the connection can be used for another request after this one.
-    is_persistent: bool
-    #: The value of Connection; None for none.
-    connection: str | None
+#: How an answer is framed:
+#: - whether no octet of the body is sent;
+#: - octets of the body that may be sent, as Content-Length says, or None for no such limit;
+#: - the value of Content-Length: None for what the application has set, "" if there must be none;
+#: - whether the body is chunked;
+#: - whether nothing but the connection's end tells where the body ends;
+#: - whether the connection can be used for another request;
+#: - the value of Connection, or None if the field isn't needed.
+AnswerFraming: TypeAlias = "tuple[bool, int | None, str | None, bool, bool, bool, str | None]"
 
 
 def frame_answer(
@@ -45,8 +37,9 @@ def frame_answer(
 
     Sources: RFC 9110 sections 6.4.1 and 8.6, RFC 9112 sections 6.1, 6.3 and 9.3.
     """
-    lengthless = status.startswith(("204", "1"))
-    is_bodiless = is_head or lengthless or status.startswith("304")
+    code = status[:3]
+    lengthless = code == "204" or code < "200"
+    is_bodiless = is_head or lengthless or code == "304"
     content_length = room = None
     is_chunked = ends_with_connection = False
     if lengthless:
@@ -55,7 +48,7 @@ def frame_answer(
         if len(lengths) > 1 or not is_content_length(lengths[0]):
             raise ValueError(f"Content-Length must be one decimal number (got {', '.join(lengths)!r})")
         room = int(lengths[0])
-    elif not status.startswith("304"):
+    elif code != "304":
         if size is not None:
             room, content_length = size, str(size)
         elif not is_head:
@@ -68,12 +61,6 @@ def frame_answer(
             connection = "close"
         elif not modern:
             connection = "keep-alive"
-    return AnswerFraming(
-        is_bodiless,
-        None if is_bodiless else room,
-        content_length,
-        is_chunked,
-        ends_with_connection,
-        is_persistent,
-        connection,
-    )
+    if is_bodiless:
+        room = None
+    return is_bodiless, room, content_length, is_chunked, ends_with_connection, is_persistent, connection

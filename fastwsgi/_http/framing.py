@@ -53,6 +53,8 @@ def frame_request(request: Request, settings: Settings, needs_host: bool = True)
 
 def _is_persistent(options: list[str], modern: bool) -> bool:
     """Whether the client lets the connection stay open after this request (RFC 9112 section 9.3)."""
+    if options == ["keep-alive"]:
+        return True
     names = ",".join(options).lower().replace(" ", "").replace("\t", "").split(",")
     return "close" not in names and (modern or "keep-alive" in names)
 

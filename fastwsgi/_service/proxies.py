@@ -45,6 +45,8 @@ FIELDS: Final = {
 #: What nearly every proxy sets. Many leave X-Forwarded-Host and X-Forwarded-Port as a client sent them.
 USUAL_FIELDS: Final = ("X-Forwarded-For", "X-Forwarded-Proto")
 
+# How the environ keys of fields begin that only a proxy should set; X-Real-IP is another one.
+_CLAIMS: Final = ("HTTP_X_FORWARDED", "HTTP_FORWARDED")
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}  # RFC 6455 section 3: over HTTP
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _LONGEST_HOST: Final = 255 + len(":65535")  # RFC 1035 section 2.3.4
@@ -92,10 +94,15 @@ class Proxies:
 
     def _look_up(self, address: str) -> bool:
         try:
-            found = _plain(ip_address(address))
+            return self._is_in_network(_plain(ip_address(address)))
         except ValueError:
             return False
-        return any(found in network for network in self._networks)
+
+    def _is_in_network(self, address: IPv4Address | IPv6Address) -> bool:
+        for network in self._networks:  # noqa: SIM110 - any() takes longer
+            if address in network:
+                return True
+        return False
 
     @staticmethod
     def is_needed(environ: WSGIEnvironment) -> bool:
@@ -115,8 +122,9 @@ class Proxies:
             return
         peer = environ.get("REMOTE_ADDR")
         if peer is None or not self.trusts(peer):
-            for key in [key for key in environ if _is_claim(key)]:
+            for key in [key for key in environ if key.startswith(_CLAIMS)]:
                 del environ[key]
+            environ.pop("HTTP_X_REAL_IP", None)
             return
         for key in self._others:
             environ.pop(key, None)
@@ -142,9 +150,9 @@ class Proxies:
                 break
         _set_server(
             environ,
-            next(_from_the_right(environ.get("HTTP_X_FORWARDED_PROTO", "")), ""),
-            next(_from_the_right(environ.get("HTTP_X_FORWARDED_HOST", "")), ""),
-            next(_from_the_right(environ.get("HTTP_X_FORWARDED_PORT", "")), ""),
+            _last(environ.get("HTTP_X_FORWARDED_PROTO", "")),
+            _last(environ.get("HTTP_X_FORWARDED_HOST", "")),
+            _last(environ.get("HTTP_X_FORWARDED_PORT", "")),
         )
 
     def _takes_node(self, environ: WSGIEnvironment, text: str) -> bool:
@@ -152,8 +160,8 @@ class Proxies:
         node = _node(text)
         if node is None:
             return False
-        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = node
-        return self._is_listed(node[0])
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"], address = node
+        return self._is_in_network(address)
 
 
 # ---- what is allowed ---------------------------------------------------------------------------------
@@ -185,10 +193,6 @@ def _keys(fields: Sequence[str]) -> set[str]:
     return keys
 
 
-def _is_claim(key: str) -> bool:
-    return key.startswith(("HTTP_X_FORWARDED", "HTTP_FORWARDED")) or key == "HTTP_X_REAL_IP"
-
-
 # ---- what is said ------------------------------------------------------------------------------------
 
 
@@ -206,6 +210,13 @@ def _from_the_right(value: str) -> Iterator[str]:
         if element:
             yield element
         end = comma
+
+
+def _last(value: str) -> str:
+    """The last element of a list, "" if there is none."""
+    if "," not in value:
+        return value.strip(" \t")
+    return next(_from_the_right(value), "")
 
 
 def _parameters(element: str) -> dict[str, str] | None:
@@ -228,8 +239,8 @@ def _parameters(element: str) -> dict[str, str] | None:
 
 
 @lru_cache(maxsize=1024)  # bounded, for a client may come from anywhere
-def _node(text: str) -> tuple[str, str] | None:
-    """The address and port of a node, in the one form that an address has, or None if it has none."""
+def _node(text: str) -> tuple[str, str, IPv4Address | IPv6Address] | None:
+    """The address and port of a node, in the one form that an address has, or None if it has none; and the address."""
     match = _NODE.fullmatch(text)
     if match is None:
         return None  # RFC 7239 sections 6.2 and 6.3: or "unknown", or an obfuscated identifier
@@ -238,7 +249,7 @@ def _node(text: str) -> tuple[str, str] | None:
         address = _plain(IPv4Address(ipv4) if ipv4 else IPv6Address(ipv6 or bare_ipv6))
     except ValueError:
         return None
-    return (str(address), port or "") if int(port or 0) <= 65535 else None
+    return (str(address), port or "", address) if int(port or 0) <= 65535 else None
 
 
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -129,15 +129,15 @@ class ServerFront:
         return guarded
 
     def log_request(self, request: Request, status: str, size: int) -> None:
-        message = f'"{request.line}" {status} {size}'
-        if self.has_log_hooks or "\\" in message or not message.isprintable():  # which log_message() escapes
+        line = request.line
+        if self.has_log_hooks or "\\" in line or not line.isprintable():  # which log_message() escapes
             try:
                 self._adapter(request).log_request(status, size)
             finally:
                 request.adapter = None  # or the two would hold each other
         else:
             try:  # noqa: SIM105 - suppress() takes longer than what is tried
-                self.write_log(f"{request.client[0] or '-'} - - [{self.log_time()}] {message}\n")
+                self.write_log(f'{request.client[0] or "-"} - - [{self.log_time()}] "{line}" {status} {size}\n')
             except Exception:  # no request fails because of its line
                 pass
 
