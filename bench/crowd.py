@@ -1,4 +1,4 @@
-"""What a crowd of connections costs: those that say nothing, and those whose request comes an octet at a time.
+"""Measure the cost of a crowd of connections: silent ones, and ones whose request comes an octet at a time.
 
     python -m bench.crowd [--connections N] [--seconds N] [--rounds N] [--kind NAME ...] [--threads N ...]
                           [--pure] [--json FILE]

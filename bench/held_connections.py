@@ -1,4 +1,4 @@
-"""Connections that are held open while others are measured: by a process of their own, idle or slow."""
+"""Hold connections open, idle or slow, in a process of their own, while others are measured."""
 
 from __future__ import annotations
 

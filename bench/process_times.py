@@ -1,4 +1,4 @@
-"""The CPU time of a process and its children, as Linux tells it."""
+"""Read the CPU time of a process and its children on Linux."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What grows with its input in a request's head, and while it comes in: for bench/scaling.py."""
+"""The costs that grow with a request's head, also while it is received: for bench/scaling.py."""
 
 from __future__ import annotations
 
@@ -94,13 +94,12 @@ def refusal_costs(shape: str, make: Callable[[int], bytes]) -> None:
 
     @cost(f"refusal: {shape}", SECTION)
     def prepare(twin: Twin, n: int) -> Work:
-        parse_head, request = twin["_backend"].parse_head, twin["_http.framing"]
+        parse_head, frame_request = twin["_backend"].parse_head, twin["_http.framing"].frame_request
         settings = twin["_service.options"].Options(max_fields=10_000)
         data = make(n) + b"\r\n"
 
         def work() -> None:
-            head = parse_head(data, NO_LIMIT, NO_LIMIT)
-            request.check_head(head, settings)
+            frame_request(parse_head(data, NO_LIMIT, NO_LIMIT), settings)
 
         return refused(twin, work)
 
@@ -127,25 +126,27 @@ for _shape, _make in {
     refusal_costs(_shape, _make)
 
 
-@cost("check_head and is_persistent: n fields", MANY)
-def _check_head(twin: Twin, n: int) -> Work:
-    parse_head, request = twin["_backend"].parse_head, twin["_http.framing"]
+@cost("frame_request: n fields", MANY)
+def _frame_request(twin: Twin, n: int) -> Work:
+    parse_head, frame_request = twin["_backend"].parse_head, twin["_http.framing"].frame_request
     data, settings = START + different(n) + b"\r\n", twin["_service.options"].Options(max_fields=10_000)
 
     def work() -> None:
-        head = parse_head(data, 8190, NO_LIMIT)
-        request.check_head(head, settings)
-        request.is_persistent(head)
+        frame_request(parse_head(data, 8190, NO_LIMIT), settings)
 
     return work
 
 
-@cost("is_persistent: Connection with n options", MANY)
-def _is_persistent(twin: Twin, n: int) -> Work:
-    head = twin["_backend"].parse_head(START + b"Connection: " + b"a, " * n + b"close\r\n\r\n")
-    is_persistent = twin["_http.framing"].is_persistent
-    check(not is_persistent(head))
-    return lambda: is_persistent(head)
+@cost("frame_request: Connection with n options", MANY)
+def _options(twin: Twin, n: int) -> Work:
+    request = twin["_backend"].parse_head(START + b"Connection: " + b"a, " * n + b"close\r\n\r\n")
+    frame_request, settings = twin["_http.framing"].frame_request, twin["_service.options"].Options()
+
+    def work() -> None:
+        frame_request(request, settings)
+        check(not request.is_persistent)
+
+    return work
 
 
 @cost("the handler's headers and its environ from them: n fields", MANY)
@@ -158,7 +159,7 @@ def _message(twin: Twin, n: int) -> Work:
         handler = handler_class.__new__(handler_class)
         handler.client_address, handler.server = ("127.0.0.1", 1), SimpleNamespace(base_environ={})
         handler._begin_request(LINE)
-        handler._take_head(head, handler._framing)
+        handler._take_request(head)
         check(len(handler.headers) == n + 1)
         handler.get_environ()
 

@@ -1,4 +1,4 @@
-"""How a cost grows with its input: the slope of log(cost) over log(size), and whether it may be so.
+"""How a cost grows with its input: the slope of log(cost) over log(size), and its limit.
 
 A slope of 1 is a cost in proportion to the size, 2 one that grows with its square, 0 one that stays as it is. Nothing
 is measured here: costs are numbers of any unit.

@@ -76,7 +76,8 @@ def _box(state: State) -> str:
     lines.append(f'<tspan class="text" dx="12" font-weight="400">{escape(state.meaning)}</tspan></text>\n')
     lines.append(f'  <text class="text" x="{_LEFT + 14}" y="{top + 44}">{escape(facts)}</text>\n')
     box = "lane" if state.for_lane else "box"
-    return f'  <rect class="{box}" x="{_LEFT}" y="{top}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>\n' + "".join(lines)
+    lines.insert(0, f'  <rect class="{box}" x="{_LEFT}" y="{top}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>\n')
+    return "".join(lines)
 
 
 def _arrows() -> Iterator[str]:

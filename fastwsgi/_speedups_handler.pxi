@@ -66,7 +66,7 @@ cdef Stock read_stock(object cls, dict stock):
 
 @cython.internal
 @cython.freelist(16)
-cdef class Response:
+cdef class QuickResponse:
     """The state of one response by a short cut, until it is handed over to the attributes of a handler.
 
     An application may call its methods in other threads. Of what these set, each goes from None to a value, once.
@@ -145,7 +145,7 @@ def run_stock(handler, application, dict stock):
     if known is None:
         return False
     cdef dict environ = stock_environ(handler, known)
-    cdef Response response = Response.__new__(Response)
+    cdef QuickResponse response = QuickResponse.__new__(QuickResponse)
     response.handler = handler
     try:
         response.result = application(environ, response.start_response)
@@ -186,7 +186,7 @@ def run_stock(handler, application, dict stock):
     return True
 
 
-cdef int send_blocks(Stock known, Response response) except -1:
+cdef int send_blocks(Stock known, QuickResponse response) except -1:
     """Send the blocks of the result, the head with the first; the handler's write() takes over at need."""
     cdef bytes answer
     handler = response.handler
@@ -257,7 +257,7 @@ cdef bint is_only_block(object result) except -1:
         return False
 
 
-cdef bytes format_answer(Stock known, Response response, bytes block):
+cdef bytes format_answer(Stock known, QuickResponse response, bytes block):
     """The head and the first block, if that isn't large, in one piece; None if the head isn't fit to be sent."""
     cdef Py_ssize_t length
     cdef int flags = field_flags(response.headers, &length)

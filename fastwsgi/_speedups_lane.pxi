@@ -328,7 +328,7 @@ def hand_out(events, dict connections, fail):
 
 @cython.final
 @cython.internal
-cdef class LaneResponse(Response):
+cdef class LaneResponse(QuickResponse):
     """The state of one response of the lane, until it is handed over to a general one."""
 
     cdef Channel channel

@@ -1,7 +1,4 @@
-"""The three legs: every test runs on a named implementation, never on whichever happens to be there.
-
-And the directories that tests of services and of sockets are in.
-"""
+"""The legs, on which each test runs on a named implementation; and the fixtures that several folders share."""
 
 from __future__ import annotations
 
@@ -48,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         for marker in item.iter_markers("differs"):
             if marker.args[0] not in DIFFERENCES:
-                raise pytest.UsageError(f"{item.nodeid}: {marker.args[0]!r} is not in tests/differences.py")
+                raise pytest.UsageError(f"{item.nodeid}: {marker.args[0]!r} is not in tests/support/differences.py")
     leg = config.getoption("--leg")
     if leg == "compiled":
         return
@@ -65,15 +62,23 @@ def leg(pytestconfig: pytest.Config) -> str:
     return str(pytestconfig.getoption("--leg"))
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test of the twins on each of them, and one of the fast lane with it and without, if there are both."""
-    if "lane" in metafunc.fixturenames:
-        lanes = [True, False] if metafunc.config.getoption("--leg") == "compiled" else [True]
-        metafunc.parametrize("lane", lanes, ids=["lane" if lane else "no lane" for lane in lanes])
-    if "twin" in metafunc.fixturenames:
-        twins = ["_fallback", "_speedups"] if metafunc.config.getoption("--leg") == "compiled" else ["_fallback"]
-        modules = [importlib.import_module(f"fastwsgi.{name}") for name in twins]
-        metafunc.parametrize("twin", modules, ids=twins)
+# Hypothesis refuses fixtures of function scope in generated tests, so these have module scope.
+@pytest.fixture(scope="module", params=["_fallback", pytest.param("_speedups", marks=pytest.mark.compiled)])
+def twin(request: pytest.FixtureRequest) -> ModuleType:
+    """Each implementation of the inner loops: the pure module, and on the compiled leg the extension, too.
+
+    There a missing extension is an error.
+    """
+    return importlib.import_module(f"fastwsgi.{request.param}")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(True, id="lane"), pytest.param(False, id="no lane", marks=pytest.mark.compiled)],
+)
+def lane(request: pytest.FixtureRequest) -> bool:
+    """Whether servers may use the fast lane. Only the compiled leg has one, so the others run such a test once."""
+    return bool(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import Request, find_head_end, parse_head, parse_request_line
 from fastwsgi._http.body import IncomingBody
@@ -325,11 +325,9 @@ class Connection(Channel):
                 return False
             content = body.content
         server = self.server
+        stream: IO[bytes] = io.BytesIO() if content is None else content.rewound()
         self._enter(ANSWER)
-        if content is None:
-            environ, stream = server.front.make_environ(request, 0), io.BytesIO()
-        else:
-            environ, stream = server.front.make_environ(request, content.size), content.rewound()  # type: ignore[assignment]
+        environ = server.front.make_environ(request, 0 if content is None else content.size)
         self.response = response = server.make_response(self, request, environ, stream)
         self.body = None  # the response's, from here on
         response.run(server.get_app())

@@ -1,0 +1,82 @@
+"""Writes docs/files.md, the list of all source files, from the first line of what each says of itself.
+
+``python -m docs.file_list`` in the top directory; with ``--check`` it only tells whether the list is current. Nothing
+of the package is imported: the files are read as text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = Path(__file__).with_name("files.md")
+FOLDERS = ("fastwsgi", "tests", "bench", "examples", "docs")
+SUFFIXES = {".py", ".pyi", ".pyx", ".pxi", ".c"}
+
+HEAD = """\
+<!-- Made by "python -m docs.file_list" from the first line of each file's docstring or comment. -->
+# Files
+
+Each source file and its one job, in the file's own words. `CONTRIBUTING.md` says what the folders are for.
+"""
+
+
+def source_files(root: Path = ROOT) -> Iterator[Path]:
+    """The files that have to be in the list, each folder's own before those of the folders in it."""
+    for folder in FOLDERS:
+        found = (path for path in (root / folder).rglob("*") if path.suffix in SUFFIXES)
+        # Cython's output has the name of its source, and isn't kept.
+        kept = (path for path in found if path.suffix != ".c" or not path.with_suffix(".pyx").exists())
+        yield from sorted(kept, key=lambda path: (path.parent.as_posix(), path.name))
+
+
+def summary(path: Path) -> str:
+    """The sentence that a file begins with: of its docstring or, in a file that may have none, of its first comment."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in (".py", ".pyi"):
+        said = ast.get_docstring(ast.parse(text)) or ""
+    elif path.suffix == ".c":
+        found = re.match(r"/\* (.*?)(?: \*/)?\n", text)
+        said = found[1] if found else ""
+    else:
+        found = re.match(r'(?:#.*\n)*"""(.*?)(?:"""|\n)|# (?!cython:)(.*)', text)
+        said = (found[1] or found[2]) if found else ""
+    line = said.partition("\n")[0].strip()
+    if not line.endswith("."):  # the sentence goes on in the next line, or a second one does
+        line = "".join(line.rpartition(". ")[:2]).strip()
+    if not line:
+        raise ValueError(f"{path}: the first line of its docstring or comment has to be a sentence")
+    return line.replace("``", "`").replace("|", "\\|")
+
+
+def page(root: Path = ROOT) -> str:
+    """The page as it ought to be."""
+    parts = [HEAD]
+    folder = None
+    for path in source_files(root):
+        name = path.relative_to(root)
+        if name.parent != folder:
+            folder = name.parent
+            parts.append(f"\n## {folder.as_posix()}\n\n| file | its one job |\n|---|---|\n")
+        parts.append(f"| `{name.name}` | {summary(path)} |\n")
+    return "".join(parts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if the file isn't current")
+    if not parser.parse_args().check:
+        PAGE.write_text(page(), encoding="utf-8")
+    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
+        print("docs/files.md isn't current: python -m docs.file_list makes it anew", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Run programs to their end, or start them, wait until they are ready, and end them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import pytest
+
+from clients import Address
+from waiting import TIMEOUT
+
+
+def program_environment(*paths: Path | str, **extra: str) -> dict[str, str]:
+    """The environment for a program that must find the same fastwsgi, on the same twin, as the tests.
+
+    paths: where else it imports from.
+    """
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **extra}
+    found = sys.modules.get("fastwsgi")
+    ours = [] if found is None else [str(Path(str(found.__file__)).parents[1])]
+    if ours or paths:
+        environment["PYTHONPATH"] = os.pathsep.join([*ours, *map(str, paths)])
+    return environment
+
+
+def program_path(name: str) -> str:
+    """Where a program is. Without it the test is skipped, or fails if FASTWSGI_REQUIRE_PROGRAMS is 1."""
+    path = shutil.which(name)
+    if path is None:
+        missing = f"{name} isn't on PATH"
+        if os.environ.get("FASTWSGI_REQUIRE_PROGRAMS") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return path
+
+
+def handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+# ---- run to its end ----------------------------------------------------------------------------------
+
+
+def run(
+    *command: str | Path,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes = b"",
+    text: bool = True,
+    timeout: float = TIMEOUT,
+    check: bool = False,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.CompletedProcess[Any]:
+    """Run a program to its end; return its status and what it wrote, as text or as octets.
+
+    environment: by default program_environment(); check: a status other than 0 fails the test.
+    """
+    finished = subprocess.run(
+        list(map(str, command)),
+        env=program_environment() if environment is None else dict(environment),
+        cwd=cwd,
+        input=stdin.decode() if text else stdin,
+        capture_output=True,
+        encoding="utf-8" if text else None,
+        timeout=timeout,
+        check=False,
+        pass_fds=pass_fds,
+    )
+    if check:
+        assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}"
+    return finished
+
+
+def run_python(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[Any]:
+    """The same for this interpreter with arguments."""
+    return run(sys.executable, *arguments, **options)
+
+
+def run_curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run curl, which has to be on PATH, without the user's settings and proxies."""
+    path = shutil.which("curl")
+    assert path is not None, "these tests need curl on PATH"
+    options = ("--disable", "--silent", "--show-error", "--noproxy", "*", "--max-time", str(int(TIMEOUT)))
+    return run(path, *options, *arguments, text=False, timeout=2 * TIMEOUT)
+
+
+def curl(*arguments: str) -> bytes:
+    """What curl writes to stdout when all goes well."""
+    finished = run_curl(*arguments)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+# ---- started and ended -------------------------------------------------------------------------------
+
+
+class Program:
+    """A program that runs. Its output and exit status are there once the ``running`` block has ended."""
+
+    def __init__(self, process: subprocess.Popen[str], announced: re.Match[str], said_before: str) -> None:
+        self.process = process
+        self.announced = announced
+        #: The line of the announcement, and what stdout had before it.
+        self.line = announced.string
+        self.said_before = said_before
+        self.stdout = self.stderr = ""
+        self.status: int | None = None
+        self._is_told_to_stop = False
+
+    @property
+    def address(self) -> Address:
+        """Where it listens: on the port that it announced."""
+        return Address("127.0.0.1", int(self.announced["port"]))
+
+    def signal(self, number: int) -> None:
+        """Send a signal. After one that stops it, the block's end sends no other."""
+        self._is_told_to_stop |= number in (signal.SIGTERM, signal.SIGINT)
+        self.process.send_signal(number)
+
+
+AnyProgram = TypeVar("AnyProgram", bound=Program)
+
+
+@contextmanager
+def running(
+    arguments: Sequence[str],
+    announcement: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int | IO[Any] = subprocess.DEVNULL,
+    launcher: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+    kind: type[AnyProgram] = Program,  # type: ignore[assignment]
+) -> Iterator[AnyProgram]:
+    """Run this interpreter with *arguments*, up to the stdout line in which *announcement* is found.
+
+    announcement: a regular expression, whose group ``port`` is the port for Program.address; environment: by default
+    program_environment(); launcher: a program that runs the command behind it; kind: the class of what is handed
+    over. At the block's end the program is terminated, unless the block has ended it.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as stderr, subprocess.Popen(
+        [*launcher, sys.executable, *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=program_environment() if environment is None else dict(environment),
+        cwd=cwd,
+        encoding="utf-8",
+        pass_fds=pass_fds,
+    ) as process:
+        assert process.stdout is not None
+        watchdog = threading.Timer(2 * TIMEOUT, process.kill)
+        watchdog.start()
+        said: list[str] = []
+        program = None
+        try:
+            for line in process.stdout:
+                match = re.search(announcement, line)
+                if match:
+                    program = kind(process, match, "".join(said))
+                said.append(line)
+                if program is not None:
+                    yield program
+                    break
+        finally:
+            if process.poll() is None and not (program is not None and program._is_told_to_stop):
+                process.terminate()
+            said.append(process.stdout.read())
+            status = process.wait(TIMEOUT)
+            watchdog.cancel()
+            stderr.seek(0)
+            errors = stderr.read()
+            if program is not None:
+                program.stdout, program.stderr, program.status = "".join(said), errors, status
+        assert program is not None, f"no {announcement!r} in stdout: {''.join(said)}\nstderr: {errors}"
+
+
+# What systemd does: the socket as descriptor 3, and variables for this process.
+_ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def handed_over(listener: socket.socket) -> dict[str, Any]:
+    """Options of running(): the program gets a listening socket as systemd hands one over."""
+    launcher = [sys.executable, "-c", _ACTIVATE, str(listener.fileno())]
+    return {"launcher": launcher, "pass_fds": [listener.fileno()]}

@@ -1,0 +1,56 @@
+"""CPython's own tests of wsgiref, unchanged, on our modules."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from programs import run_python
+
+# Runs in an interpreter of its own: the suite wants the main thread, and signals.
+RUN_THE_SUITE = """
+import json, sys, unittest
+import fastwsgi
+fastwsgi.install()
+import test.test_wsgiref as suite
+import fastwsgi.handlers, fastwsgi.headers, fastwsgi.simple_server, fastwsgi.util, fastwsgi.validate
+ours = {
+    "BaseHandler": fastwsgi.handlers.BaseHandler,
+    "Headers": fastwsgi.headers.Headers,
+    "WSGIRequestHandler": fastwsgi.simple_server.WSGIRequestHandler,
+    "WSGIServer": fastwsgi.simple_server.WSGIServer,
+    "make_server": fastwsgi.simple_server.make_server,
+    "util": fastwsgi.util,
+    "validator": fastwsgi.validate.validator,
+}
+tests = unittest.defaultTestLoader.loadTestsFromModule(suite)
+result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(tests)
+print(json.dumps({
+    "implementation": fastwsgi.implementation,
+    "file": suite.__file__,
+    "not ours": [name for name, value in ours.items() if getattr(suite, name) is not value],
+    "run": result.testsRun,
+    "skipped": [f"{test.id()}: {reason}" for test, reason in result.skipped],
+    "successful": result.wasSuccessful(),
+}))
+"""
+
+
+def test_cpythons_own_suite_passes(leg: str) -> None:
+    # Some distributions leave the test package out, or parts of it that it can't do without.
+    alone = run_python("-c", "import test.test_wsgiref")
+    if alone.returncode != 0:
+        pytest.skip(f"this interpreter ships without its test package: {alone.stderr.splitlines()[-1]}")
+    finished = run_python("-c", RUN_THE_SUITE, timeout=120)
+    said = finished.stdout + finished.stderr
+    assert finished.returncode == 0, said
+    report = json.loads(finished.stdout.splitlines()[-1])
+    assert report["implementation"] == leg
+    assert report["file"].replace("\\", "/").endswith("/test/test_wsgiref.py")
+    assert report["not ours"] == []
+    assert report["run"] > 30
+    if os.name == "posix":  # elsewhere the test that interrupts a write by a signal is skipped
+        assert report["skipped"] == []
+    assert report["successful"], said
