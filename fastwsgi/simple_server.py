@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._backend import Request, parse_head, parse_request_line
 from ._events.socket_kinds import accepts_plainly, is_tls
-from ._http.environ import add_body, split_address
+from ._http.environ import add_body, request_environ, split_address
 from ._http.framing import frame_request
 from ._http.gather import GatheringStream
 from ._http.grammar import BadRequest
 from ._http.head_reader import read_field_section
-from ._wsgiref.environ import handler_environ
 from ._wsgiref.hooks import (
+    CONTENT_TYPE,
     ENVIRON_HOOKS,
     HANDLER_HOOKS,
     LOG_HOOKS,
@@ -334,7 +334,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             request = Request(*now, [(name, value.strip(" \t")) for name, value in self.headers.items()])
         request.client = client = split_address(self.client_address)
         request.is_tls = is_tls(getattr(self, "connection", None))
-        environ = handler_environ(self.server.base_environ, request, self.server_version)
+        environ = request_environ(self.server.base_environ, request, self.server_version, CONTENT_TYPE)
         if self._head is not None:
             environ["REQUEST_URI"] = self._head.target  # as it was sent, whatever became of self.path
         if type(self).address_string is not _STOCK_ADDRESS_STRING:

@@ -20,17 +20,22 @@ def split_address(address: Any) -> tuple[str, str]:
     return str(address[0]), str(address[1]) if len(address) > 1 else ""
 
 
-def request_environ(base: WSGIEnvironment, request: Request, software: str) -> WSGIEnvironment:
+def request_environ(
+    base: WSGIEnvironment, request: Request, software: str, content_type: str | None = None
+) -> WSGIEnvironment:
     """Build the request's part of an environ, on a copy of base.
 
-    base: what is the same for all requests to a listening socket; software: the value of SERVER_SOFTWARE. The keys are
-    those of ``build_environ()``, REMOTE_ADDR, REMOTE_PORT, SERVER_SOFTWARE and HTTPS (PEP 3333, "environ Variables").
+    base: what is the same for all requests to a listening socket; software: the value of SERVER_SOFTWARE; content_type:
+    CONTENT_TYPE for a request without one, as wsgiref has it, or None. The keys are those of ``build_environ()``,
+    REMOTE_ADDR, REMOTE_PORT, SERVER_SOFTWARE and HTTPS (PEP 3333, "environ Variables").
     """
     environ = build_environ(base, request)
     if request.is_tls:
         environ["HTTPS"] = "on"  # wsgi.url_scheme is chosen by it
     environ["SERVER_SOFTWARE"] = software
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = request.client
+    if content_type is not None:
+        environ.setdefault("CONTENT_TYPE", content_type)
     return environ
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from .grammar import AUTHORITY, TCHAR, BadRequest, is_content_length
+from .grammar import TCHAR, BadRequest, is_authority, is_content_length
 
 if TYPE_CHECKING:
     from fastwsgi._backend import Request
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # RFC 9112 section 6.1:  Transfer-Encoding = #transfer-coding, of which RFC 9110 section 10.1.4 has the form. One
 # pattern for the whole list would look for white space before a comma in many places, and take quadratic time.
-_CODING = re.compile(rf"[ \t]*[{TCHAR}]+[ \t]*(?:;.*)?")
+# Compiled at the first one that isn't "chunked".
+_CODING = rf"[ \t]*[{TCHAR}]+[ \t]*(?:;.*)?"
 
 
 def frame_request(request: Request, settings: Settings, needs_host: bool = True) -> None:
@@ -39,7 +40,7 @@ def frame_request(request: Request, settings: Settings, needs_host: bool = True)
     if not hosts:
         if modern and needs_host:
             raise BadRequest(400, "No Host")
-    elif hosts[0] and AUTHORITY.fullmatch(hosts[0]) is None:
+    elif hosts[0] and not is_authority(hosts[0]):
         raise BadRequest(400, "Bad Host")
     length = _body_length(lengths, codings, modern) if lengths or codings else 0
     if length is not None and length > settings.max_body:
@@ -80,6 +81,7 @@ def _check_codings(codings: list[str]) -> None:
     if len(codings) == 1 and codings[0].lower() == "chunked":
         return
     value = ",".join(codings).lower()
-    if len(codings) > 1 or value.count("chunked") > 1 or not all(map(_CODING.fullmatch, value.split(","))):
+    is_good = all(re.fullmatch(_CODING, coding) for coding in value.split(","))
+    if len(codings) > 1 or value.count("chunked") > 1 or not is_good:
         raise BadRequest(400, "Bad Transfer-Encoding")
     raise BadRequest(501, "Unknown transfer coding")

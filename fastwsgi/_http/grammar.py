@@ -44,13 +44,12 @@ TOLERANT_FIELD_SECTION: Final = rf"(?:(?:[{TCHAR}]+:[{FIELD_VALUE}]*\r?\n)*\r?\n
 # RFC 9110 section 7.2 and RFC 3986 section 3.2:  Host = uri-host [ ":" port ]
 # An authority never holds userinfo here (RFC 9110 section 4.2.4). That each percent sign begins an encoded octet is
 # seen in advance: a choice at every character takes a hundred times the time, and memory for each.
-AUTHORITY: Final = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]+\]|\[v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+\]"
-    r"|(?!.*%(?![0-9A-Fa-f]{2}))[A-Za-z0-9\-._~!$&'()*+,;=%]+)(?::[0-9]*)?"
-)
+_NAME = re.compile(r"(?!.*%(?![0-9A-Fa-f]{2}))[A-Za-z0-9\-._~!$&'()*+,;=%]+(?::[0-9]*)?")
+_IP_LITERAL: Final = r"\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\](?::[0-9]*)?"
 
 # RFC 9112 section 3.2.2:  absolute-form = absolute-URI, of which an origin server serves these schemes.
-ABSOLUTE_FORM: Final = re.compile(r"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+# Rare patterns are compiled when they are first used, so that an import costs less.
+ABSOLUTE_FORM: Final = r"(?i:https?)://([^/?#]*)([^#]*)"
 
 # The hop-by-hop fields of RFC 2616 section 13.5.1, to whose letter (the name "trailers" included)
 # wsgiref's users hold is_hop_by_hop().
@@ -66,10 +65,6 @@ HOP_BY_HOP: Final = frozenset(
         "upgrade",
     }
 )
-
-# Characters that force a quoted MIME parameter value (RFC 2045 section 5.1, less the ones that can't
-# reach a header here).
-TSPECIALS: Final = re.compile(r'[ \(\)<>@,;:\\"/\[\]\?=]')
 
 # The request fields that real clients and proxies send. Their environ keys are made once, at import;
 # the tables built from this are never written to again, so threads share them without a lock.
@@ -129,6 +124,17 @@ def is_content_length(value: str) -> bool:
     return len(value) <= 19 and value.isascii() and value.isdigit()
 
 
+def is_authority(text: str) -> bool:
+    """Whether a text is a host, perhaps with a port.
+
+    >>> is_authority("example.com:80"), is_authority("[::1]"), is_authority("user@example.com")
+    (True, True, False)
+    """
+    if text.startswith("["):
+        return re.fullmatch(_IP_LITERAL, text) is not None
+    return _NAME.fullmatch(text) is not None
+
+
 def split_target(target: str) -> tuple[str | None, str]:
     """Split a request target into its authority, if it names one, and its path with query.
 
@@ -136,7 +142,7 @@ def split_target(target: str) -> tuple[str | None, str]:
     """
     if target == "*":
         return None, ""
-    absolute = ABSOLUTE_FORM.fullmatch(target)
+    absolute = re.fullmatch(ABSOLUTE_FORM, target)
     if absolute is None:
         return None, target
     authority, path = absolute.groups()
@@ -149,6 +155,6 @@ def check_target(method: str, target: str) -> None:
         raise BadRequest(501, "CONNECT is not supported")
     if target.startswith("/") or (target == "*" and method == "OPTIONS"):
         return
-    absolute = ABSOLUTE_FORM.fullmatch(target)
-    if absolute is None or AUTHORITY.fullmatch(absolute[1]) is None:
+    absolute = re.fullmatch(ABSOLUTE_FORM, target)
+    if absolute is None or not is_authority(absolute[1]):
         raise BadRequest(400, "Bad request target")

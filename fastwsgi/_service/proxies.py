@@ -29,7 +29,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final
 
-from fastwsgi._http.grammar import AUTHORITY, FIELD_VALUE, TCHAR
+from fastwsgi._http.grammar import FIELD_VALUE, TCHAR, is_authority
 
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIEnvironment
@@ -286,7 +286,7 @@ def _set_server(environ: WSGIEnvironment, proto: str, host: str, port: str) -> N
 
 def _is_host(text: str) -> bool:
     """RFC 9110 section 7.2."""
-    if not text or len(text) > _LONGEST_HOST or AUTHORITY.fullmatch(text) is None:
+    if not text or len(text) > _LONGEST_HOST or not is_authority(text):
         return False
     port = _PORT.search(text)
     return port is None or not port[1] or _is_port(port[1])

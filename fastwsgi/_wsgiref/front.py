@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastwsgi._events.front import is_ctrl_c
-from fastwsgi._http.environ import add_body
+from fastwsgi._http.environ import add_body, request_environ
 from fastwsgi.handlers import error_stream
 
-from .environ import handler_environ
+from .hooks import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from fastwsgi._backend import Request
@@ -98,7 +98,9 @@ class ServerFront:
             environ: WSGIEnvironment = handler.get_environ()
             request.is_persistent = not handler.close_connection  # a hook may have set it
         else:
-            environ = handler_environ(self.server.base_environ, request, self.handler_class.server_version)
+            environ = request_environ(
+                self.server.base_environ, request, self.handler_class.server_version, CONTENT_TYPE
+            )
         add_body(environ, request, size)
         return environ
 

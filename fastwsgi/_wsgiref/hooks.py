@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
+#: What an environ says of a body of unknown type.
+CONTENT_TYPE = "text/plain"
+
 #: Of a server: how a connection is got, run and closed.
 SERVER_HOOKS = (
     "get_request", "process_request", "finish_request", "shutdown_request", "close_request", "handle_timeout",

@@ -19,7 +19,7 @@ import pytest
 from fastwsgi._events.single_loop import SingleLoop
 from fastwsgi._events.states import ANSWER, HEAD
 from fastwsgi._http.framing import frame_request
-from fastwsgi._http.grammar import AUTHORITY, BadRequest
+from fastwsgi._http.grammar import BadRequest, is_authority
 from fastwsgi._http.settings import Settings
 from fastwsgi.handlers import SimpleHandler
 
@@ -112,7 +112,7 @@ def test_heads_that_are_refused(twin: Any, name: str) -> None:
     ids=lambda value: value[-4:] if isinstance(value, str) else None,
 )
 def test_hosts(text: str, is_one: bool) -> None:
-    assert (AUTHORITY.fullmatch(text) is not None) == is_one
+    assert is_authority(text) == is_one
 
 
 # ---- answers, and the end ----------------------------------------------------------------------------
