@@ -36,7 +36,9 @@ from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_DecodeLatin1
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from ._http.grammar import FIELD_VALUE, HOP_BY_HOP, KNOWN_FIELDS, TARGET, TCHAR, TOLERANT_TARGET, check_target, environ_key
+from ._http.grammar import (
+    FIELD_VALUE, HOP_BY_HOP, KNOWN_FIELDS, TARGET, TCHAR, TOLERANT_TARGET, check_target, environ_key,
+)
 
 import copyreg
 import re

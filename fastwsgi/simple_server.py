@@ -35,6 +35,7 @@ from ._wsgiref.hooks import (
     LOG_HOOKS,
     SERVER_HOOKS,
     Explanation,
+    Overridden,
     methods,
     overridden,
     sets,
@@ -192,6 +193,7 @@ class WSGIServer(HTTPServer):
         if self._inside is None:
             self._inside = _inside_of(self)
         inside = self._inside
+        inside.front.note(_hooks_of(self))  # a program may change its classes between two requests
         timeouts = [each for each in (inside.server.listener_timeout, self.timeout) if each is not None]
         if not inside.loop.serve_one(min(timeouts, default=None)):
             self.handle_timeout()
@@ -569,11 +571,18 @@ def _inside_of(server: WSGIServer, loop: EventLoop | None = None, threads: int =
         response_of(_StockServerHandler),
         http_version=http_version,
         listens_again=not overridden(type(server), _STOCK_LISTENING, server),
-        has_app_hook=bool(overridden(type(server), _STOCK_APP, server)),
-        has_environ_hooks=bool(overridden(handler_class, _STOCK_ENVIRON)),
-        has_log_hooks=_has_log_hooks(handler_class),
+        hooks=_hooks_of(server),
     )
     return make_inside(front, loop, threads)
+
+
+def _hooks_of(server: WSGIServer) -> Overridden:
+    handler_class: Any = server.RequestHandlerClass
+    return Overridden(
+        app=bool(overridden(type(server), _STOCK_APP, server)),
+        environ=bool(overridden(handler_class, _STOCK_ENVIRON)),
+        log=_has_log_hooks(handler_class),
+    )
 
 
 def _has_log_hooks(handler_class: type) -> bool:

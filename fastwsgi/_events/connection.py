@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from .channel import FastLane
     from .front import Front
-    from .response import Response
+    from .response import Client, Response
 
 _RECEIVE = 65536
 _MOST_READ_AWAY = 16  # times that, before other connections have their turn
@@ -65,7 +65,7 @@ class Server(Protocol):
         """The application."""
         ...
 
-    def make_response(self, client: Any, request: Request, environ: WSGIEnvironment, body: Any) -> Response:
+    def make_response(self, client: Client, request: Request, environ: WSGIEnvironment, body: Any) -> Response:
         """What answers a request."""
         ...
 
@@ -689,6 +689,8 @@ class Connection(Channel):
                 self._log_unanswered(request)
             self.flush_log()
         finally:
+            if request is not None:
+                request.adapter = None  # or the two would hold each other
             if output is not None:
                 output.clear()
                 self.output = None

@@ -19,7 +19,7 @@ from .connection import Connection, ConnectionLoop
 from .front import is_ctrl_c
 from .lane import MEMOS, make_lanes, teach
 from .phases import LAST_REQUESTS
-from .response import Response
+from .response import Client, Response
 from .socket_kinds import is_tls
 from .states import STATES
 from .transport import PLAIN, TLS, is_departure
@@ -95,7 +95,7 @@ class EventServer:
         """``wsgi.errors`` for a lane that finds no standard error."""
         return error_stream()
 
-    def make_response(self, client: Any, request: Request, environ: WSGIEnvironment, body: Any) -> Response:
+    def make_response(self, client: Client, request: Request, environ: WSGIEnvironment, body: Any) -> Response:
         """What answers a request on a connection."""
         return self.front.response_class(client, self.front, request, environ, body, self.loop.is_shared)
 

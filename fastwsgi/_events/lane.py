@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fastwsgi._backend import Headers, Request, accelerator
 
-from .response import Response
+from .response import Client, Response
 
 if TYPE_CHECKING:
     from .channel import FastLane
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: How many connections have a memo at a time; ten thousand idle ones cost no more.
 MEMOS = 1024
 
+_NOBODY: Any = None
 # What a request and its client determine, and the lane sets.
 _OWN = (
     "REQUEST_METHOD", "REQUEST_URI", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL", "REMOTE_ADDR", "REMOTE_PORT",
@@ -34,7 +35,7 @@ class LaneServer(Protocol):
     #: What the lanes were taught last. Lanes that know the same have it in common.
     taught: tuple[dict[str, Any], dict[str, Any]] | None
 
-    def make_response(self, client: Any, request: Request, environ: dict[str, Any], body: Any) -> Response:
+    def make_response(self, client: Client, request: Request, environ: dict[str, Any], body: Any) -> Response:
         """A response to a request."""
         ...
 
@@ -54,7 +55,7 @@ def teach(lane: FastLane, server: LaneServer) -> None:
     lane.unlearn()
     front = server.front
     request = Request("GET", "/", "HTTP/1.1", [("Host", "")])
-    response = server.make_response(None, request, front.make_environ(request, 0), None)
+    response = server.make_response(_NOBODY, request, front.make_environ(request, 0), None)
     base = front.base_environ
     if (
         front.http_version != "1.1"

@@ -131,7 +131,7 @@ class ServiceFront:
         self.log_error(request, f"code {error.status}, message {phrase}")
         try:
             self.log_request(request, str(error.status), 0)
-        except Exception:
+        except BaseException:  # no log may cost a client its answer
             self.handle_error(request.sock, request.address)
         return answer
 

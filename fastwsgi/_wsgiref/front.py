@@ -15,7 +15,7 @@ from fastwsgi._events.front import is_ctrl_c
 from fastwsgi._http.environ import add_body, request_environ
 from fastwsgi.handlers import error_stream
 
-from .hooks import CONTENT_TYPE
+from .hooks import CONTENT_TYPE, Overridden
 
 if TYPE_CHECKING:
     from fastwsgi._backend import Request
@@ -29,7 +29,8 @@ class ServerFront:
     """What an ``EventServer`` asks of a WSGIServer; see ``Front``.
 
     server: the WSGIServer; handler_class: its request handler's class, whose hooks see each request; response_class:
-    runs the application; http_version: "1.1" or "1.0"; the other arguments say which hooks are overridden.
+    runs the application; http_version: "1.1" or "1.0"; listens_again: whether the backlog is ours to choose; hooks:
+    which of them are overridden.
     """
 
     begins_with_proxy = False
@@ -47,9 +48,7 @@ class ServerFront:
         *,
         http_version: str,
         listens_again: bool,
-        has_app_hook: bool,
-        has_environ_hooks: bool,
-        has_log_hooks: bool,
+        hooks: Overridden,
     ) -> None:
         self.server = self.holder = server
         self.listener: socket.socket = server.socket
@@ -58,15 +57,14 @@ class ServerFront:
         self.response_class = response_class
         self.http_version = http_version
         self.listens_again = listens_again
-        self.has_app_hook = has_app_hook
-        self.has_environ_hooks = has_environ_hooks
-        self.has_log_hooks = has_log_hooks
         self.get_app: Callable[[], WSGIApplication] = server.get_app
-        self.accepts: Callable[[socket.socket, Any], bool] = server.verify_request
-        self.turn_away: Callable[[socket.socket], None] = server.shutdown_request
-        self.handle_error: Callable[[socket.socket | None, Any], None] = server.handle_error
+        self.note(hooks)
         #: A class may have month names of its own.
         self.log_time: Callable[[], str] = object.__new__(handler_class).log_date_time_string
+
+    def note(self, hooks: Overridden) -> None:
+        """Call these hooks from now on."""
+        self.has_app_hook, self.has_environ_hooks, self.has_log_hooks = hooks
 
     def is_for(self, server: Any) -> bool:
         """Whether this is what it would be if it were made now."""
@@ -79,6 +77,15 @@ class ServerFront:
     @property
     def base_environ(self) -> WSGIEnvironment:
         return self.server.base_environ  # type: ignore[no-any-return]
+
+    def accepts(self, sock: socket.socket, address: Any, /) -> bool:
+        return self.server.verify_request(sock, address)  # type: ignore[no-any-return]
+
+    def turn_away(self, sock: socket.socket, /) -> None:
+        self.server.shutdown_request(sock)
+
+    def handle_error(self, sock: socket.socket | None, address: Any, /) -> None:
+        self.server.handle_error(sock, address)
 
     def _adapter(self, request: Request) -> Any:
         """The handler around a request: one for all hooks, until the request is logged."""
@@ -96,7 +103,9 @@ class ServerFront:
         if self.has_environ_hooks:
             handler = self._adapter(request)
             environ: WSGIEnvironment = handler.get_environ()
-            request.is_persistent = not handler.close_connection  # a hook may have set it
+            # What a hook may have set.
+            request.is_persistent = not handler.close_connection
+            request.method, request.version = handler.command, handler.request_version
         else:
             environ = request_environ(
                 self.server.base_environ, request, self.handler_class.server_version, CONTENT_TYPE
@@ -132,7 +141,8 @@ class ServerFront:
 
     def log_request(self, request: Request, status: str, size: int) -> None:
         line = request.line
-        if self.has_log_hooks or "\\" in line or not line.isprintable():  # which log_message() escapes
+        # A handler that was made for another hook may have been changed by it, and log_message() escapes.
+        if self.has_log_hooks or request.adapter is not None or "\\" in line or not line.isprintable():
             try:
                 self._adapter(request).log_request(status, size)
             finally:

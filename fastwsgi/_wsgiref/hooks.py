@@ -29,6 +29,17 @@ ENVIRON_HOOKS = ("get_environ", "get_stderr", "address_string", "headers")
 LOG_HOOKS = ("log_request", "log_message", "address_string", "log_date_time_string")
 
 
+class Overridden(NamedTuple):
+    """Which hooks a program overrides that the event-driven server calls."""
+
+    #: How the application is got: get_app().
+    app: bool
+    #: What goes into each request's environ.
+    environ: bool
+    #: What a log line is made of.
+    log: bool
+
+
 class Explanation(NamedTuple):
     """Which path serves a server's connections, and why."""
 

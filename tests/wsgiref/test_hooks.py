@@ -690,6 +690,55 @@ def test_a_hook_that_raises(
 
 
 @pytest.mark.shared
+def test_what_one_hook_sets_another_sees(
+    wsgi: SimpleNamespace, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program behind a proxy names its client in get_environ(); the log and the answer go by that."""
+
+    class Handler(wsgi.simple_server.WSGIRequestHandler):  # type: ignore[misc, name-defined]
+        def get_environ(self) -> Any:
+            environ = super().get_environ()
+            self.client_address = ("192.0.2.7", 1)
+            self.requestline = "GET /hidden HTTP/1.0"
+            self.command = "HEAD"
+            return environ
+
+    answer, _ = sent(make(handler=Handler), b"GET /secret HTTP/1.0\r\n\r\n")
+    assert answer[8:13] == b" 200 "
+    log = capsys.readouterr().err
+    assert log.startswith("192.0.2.7 - - [")
+    assert '"GET /hidden HTTP/1.0" 200' in log
+
+
+@pytest.mark.shared
+def test_a_class_that_changes_between_two_requests(
+    wsgi: SimpleNamespace, make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Handler(wsgi.simple_server.WSGIRequestHandler):  # type: ignore[misc, name-defined]
+        pass
+
+    def get_environ(self: Any) -> Any:
+        return {**wsgi.simple_server.WSGIRequestHandler.get_environ(self), "QUERY_STRING": "changed"}
+
+    seen: list[str] = []
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(environ["QUERY_STRING"])
+        return hello(environ, start_response)
+
+    with make(application, handler=Handler) as server:
+        for attributes in ({}, {"get_environ": get_environ, "log_message": lambda *args: None}):
+            for name, value in attributes.items():
+                setattr(Handler, name, value)
+            with connect(server.server_address) as client:
+                client.sendall(GET)
+                server.handle_request()
+                assert client.recv(100)
+    assert seen == ["b", "changed"]
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.shared
 def test_a_log_method_patched_in_http_server(
     wsgi: SimpleNamespace, make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
