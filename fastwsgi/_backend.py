@@ -1,7 +1,7 @@
-"""The only chooser between the twins: everyone else imports their names from here.
+"""Choose between the twins, the compiled and the pure implementation of the same names; others import from here.
 
-``FASTWSGI_PURE=1`` asks for the pure twin. Only a missing extension makes us fall back to it; one that is there and
-can't be loaded raises.
+``FASTWSGI_PURE=1`` selects the pure twin. Without it, only a missing extension leads to the pure twin. An extension
+that exists and can't be loaded raises an exception.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ implementation: str = "compiled" if _compiled else "pure"
 """Which twin runs: ``"compiled"`` or ``"pure"``."""
 
 accelerator: Any = sys.modules[f"{__package__}._speedups"] if _compiled else None
-"""The compiled short cuts that have no twin, because general code does the same; None where there are none."""
+"""The compiled shortcuts without a twin (general code has the same results), or None if the pure twin runs."""
 
 
 def load_pure() -> None:
-    """Load the pure twin now. The compiled one loads it for the first unusual case, and that may be too late."""
+    """Load the pure twin now. The compiled twin loads it at the first unusual case, which may be too late."""
     from . import _fallback  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 

@@ -1,8 +1,8 @@
-"""The pure twin, and the reference: what each name here does is what its compiled twin must do.
+"""The pure Python implementation of the hot paths, and the reference for its compiled twin, ``_speedups.pyx``.
 
-Same names in the same order as ``_speedups.pyx``. The compiled twin holds only the inner loops for
-usual input and calls back into this module for the rest, so a rare rule, and the exception it ends in,
-is written once. Policy (limits, hooks, what to do about an error) is in neither.
+Twins are two implementations of the same names, in the same order. The compiled twin has only the inner loops for
+usual input, and calls this module for the rest. So a rare rule, and the exception that it raises, is written once.
+Neither twin decides about limits, hooks or the handling of errors.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def format_preamble(http_version: str, status: str, date: str | None, server: st
     return lines.encode("iso-8859-1")
 
 
-# What was found clean, and the lines made of it: an application sends the same ones again and again. Filled
-# once and never emptied; two threads that add at a time do no harm.
+# Names and values that passed the checks, and their field lines, because an application sends the same ones again and
+# again. The tables are filled up to a limit and never emptied; two threads may add at the same time without harm.
 _clean_names: set[str] = set()
 _clean_values: set[str] = set()
 _clean_lines: dict[tuple[str, str], bytes] = {}
@@ -142,7 +142,7 @@ def format_fields(headers: Iterable[tuple[str, str]]) -> bytes:
 
     Raises ValueError for control characters and UnicodeEncodeError for what isn't Latin-1.
     """
-    # Checked again although the mapping has checked: the application still holds the list.
+    # Check again although the mapping has checked, because the application still has the list and may change it.
     known = _clean_lines.get
     try:
         return b"".join([known(pair) or _field_line(pair) for pair in headers]) + b"\r\n"
@@ -181,8 +181,8 @@ class Headers:
 
     headers: list of (name, value) str tuples, wrapped, not copied; default a new list.
 
-    A name may stand in the list several times: look-ups give the first value, setting replaces them
-    all. A missing name gives None, deleting one does nothing. Raises TypeError if headers is no list,
+    A name may be in the list several times: a look-up returns the first value, and setting replaces them all. A missing
+    name gives None, and deleting it does nothing. Raises TypeError if headers isn't a list,
     AssertionError for names and values that aren't str, ValueError for control characters in them
     (RFC 9110 section 5.5).
     """
@@ -206,11 +206,11 @@ class Headers:
         return len(self._headers)
 
     def __setitem__(self, name: str, val: str) -> None:
-        # Both are checked before anything is deleted: a refused value leaves the old one.
+        # Check both before deleting anything, so that a refused value leaves the old one.
         if not (type(name) is str is type(val) and name in _clean_names and val in _clean_values):
             _check_text(name.lower(), _NAME_FORBIDDEN)
             _check_pair(name, val)
-        if type(self) is Headers:  # nobody overrides __delitem__: spare the call and its second look at the name
+        if type(self) is Headers:  # __delitem__ isn't overridden: save the call and its second check of the name
             lowered = name.lower()
             self._headers[:] = [field for field in self._headers if field[0].lower() != lowered]
         else:
@@ -245,7 +245,7 @@ class Headers:
     def get(self, name: str, default: str | None = None) -> str | None: ...
     def get(self, name: str, default: str | None = None) -> str | None:
         """The first value of a field, or default."""
-        # A name that is found has been checked; so only one that isn't is looked at.
+        # A name in the list has been checked. So check only a name that isn't found.
         lowered = name.lower()
         for field_name, value in self._headers:
             if field_name.lower() == lowered:
@@ -287,7 +287,7 @@ class Headers:
         return value
 
     def add_header(self, _name: str, _value: str | None, **_params: str | None) -> None:
-        """Add a field, keeping those of the same name, with MIME parameters.
+        """Add a field with MIME parameters; keep other fields of the same name.
 
         Each keyword is a parameter: underscores in its name become dashes, its value is quoted; None
         (or "") adds the name alone. A _value of None gives a field of parameters only.
@@ -352,7 +352,7 @@ _UNSAFE_IN_QUOTES = re.compile(r"[^ !#-\[\]-~]")
 def is_plain(text: str) -> bool:
     """Whether a text has only visible ASCII and spaces, and neither a quote nor a backslash.
 
-    Such a text can stand in quotes, in a line of a log, as it is.
+    Such a text needs no escapes between quotes in a log line.
     """
     return _UNSAFE_IN_QUOTES.search(text) is None
 
@@ -363,7 +363,7 @@ def find_head_end(data: bytes | bytearray, start: int = 0) -> int:
     """The index just past the first empty line in data, or -1.
 
     data: bytes that begin at the start of a line; start: how many of them were searched before, so that
-    a head that arrives in pieces is scanned once.
+    each octet of a head that arrives in pieces is searched once.
     """
     if start < 2:
         if data[:1] == b"\n":
@@ -381,14 +381,14 @@ _FRAMING_PLACES = {"host": 0, "content-length": 1, "transfer-encoding": 2, "expe
 
 
 class Request:
-    """A request: its head as it was received, what that says, and whose it is.
+    """A request: its head as received, the parsed parts of the head, and what the server knows of its client.
 
     method, target, version: str, the parts of the request line; the first two are "" if it couldn't be parsed.
-    fields: list of (name, value) str tuples, in the order received. raw: bytes, the whole head with its empty line, or
-    of a head that couldn't be parsed the request line; b"" for a request that wasn't received.
+    fields: list of (name, value) str tuples, in the order received. raw: bytes, the whole head with its empty line; of a
+    head that couldn't be parsed, only the request line; b"" for a request that wasn't received.
 
-    Text is Latin-1, one character an octet, as PEP 3333 wants it ("Unicode Issues"). The parser sets what the head
-    says; ``frame_request()`` sets ``length``, ``expects_continue`` and ``is_persistent``; the connection sets the rest.
+    Text is Latin-1, one character an octet, as PEP 3333 requires ("Unicode Issues"). The parser sets these attributes.
+    ``frame_request()`` sets ``length``, ``expects_continue`` and ``is_persistent``. The connection sets the rest.
     """
 
     __slots__ = (
@@ -408,20 +408,20 @@ class Request:
         self.length: int | None = 0
         #: Whether the client waits for 100 (Continue) before it sends the body.
         self.expects_continue = False
-        #: Whether the client lets the connection stay open after this request.
+        #: Whether the client allows the connection to stay open after this request.
         self.is_persistent = False
-        #: The client's address and port as an environ has them: of the connection, or as a trusted proxy tells.
+        #: The client's address and port as an environ has them; a trusted proxy may have named them.
         self.client: tuple[str, str] = ("", "")
-        #: When the whole head was there, by ``time.monotonic()``; 0.0 if nobody wants to know.
+        #: When the head was complete, by ``time.monotonic()``; 0.0 if no log needs it.
         self.began = 0.0
         #: Whether it came over TLS.
         self.is_tls = False
-        #: The client's socket, and its address as the socket names it.
+        #: The client's socket, and its address in the socket's form.
         self.sock: socket.socket | None = None
         self.address: Any = None
-        #: The environ that the application was called with, once it was made.
+        #: The environ that the application was called with; None before that.
         self.environ: dict[str, Any] | None = None
-        #: What a face of the server has made around it, such as a request handler.
+        #: A request handler that was made for this request, so that hooks share one object.
         self.adapter: Any = None
         self._values: dict[str, list[str]] | None = None
 
@@ -434,11 +434,11 @@ class Request:
     def get_all(self, name: str) -> list[str]:
         """All values of a field, in the order received."""
         values = self._values
-        if values is None:  # at the first look-up, since there are several: by name, in lower case
+        if values is None:  # built at the first look-up, because several follow: by name, in lower case
             values = {}
             for field_name, value in self.fields:
                 values.setdefault(field_name.lower(), []).append(value)
-            self._values = values  # whole, for another thread may look
+            self._values = values  # assigned when complete, because another thread may read it
         return values.get(name.lower(), [])
 
     def joined(self, name: str) -> str:
@@ -494,7 +494,7 @@ def parse_head(data: bytes, max_line: int = 8190, max_fields: int = 100, toleran
 
 
 def _bad_request_line(line: str, max_line: int) -> BadRequest:
-    """The answer to a line that is no request line, or too long a one."""
+    """The error for a bad or too long request line."""
     if len(line) > max_line:
         return BadRequest(414, "URI Too Long")
     version = line[-9:]
@@ -504,7 +504,7 @@ def _bad_request_line(line: str, max_line: int) -> BadRequest:
 
 
 def _why_bad_field(section: str, tolerant: bool) -> str:
-    """The reason for the first field line that is none; the section is known to hold one."""
+    """Explain the first bad field line; the caller knows that the section has one."""
     position, end = 0, len(section)
     while position < end:
         line_end = section.find("\n", position) + 1
@@ -537,8 +537,8 @@ def build_environ(base: dict[str, Any], head: Request) -> dict[str, Any]:
     """Build the request's part of a WSGI environ (PEP 3333, "environ Variables") on a copy of base.
 
     Sets REQUEST_METHOD, SERVER_PROTOCOL, REQUEST_URI, PATH_INFO, QUERY_STRING, and CONTENT_TYPE,
-    CONTENT_LENGTH and HTTP_* for the fields there are. Fields of one name are joined with commas
-    (RFC 9110 section 5.3), Cookie with semicolons (RFC 6265 section 5.4). An absolute-form target's
+    CONTENT_LENGTH and HTTP_* for the fields. Fields of the same name are joined with commas
+    (RFC 9110 section 5.3), Cookie fields with semicolons (RFC 6265 section 5.4). An absolute-form target's
     authority replaces Host (RFC 9112 section 3.2.2).
     """
     environ = base.copy()
@@ -548,7 +548,7 @@ def build_environ(base: dict[str, Any], head: Request) -> dict[str, Any]:
         authority, path = split_target(target)
     path, _, query = path.partition("?")
     if path.startswith("//"):
-        # As http.server does: a path that starts so reads as another host when it is sent back in a Location.
+        # As http.server does: as a Location, a path with two leading slashes would name another host.
         path = "/" + path.lstrip("/")
     environ["REQUEST_METHOD"] = head.method
     environ["SERVER_PROTOCOL"] = head.version
@@ -556,8 +556,8 @@ def build_environ(base: dict[str, Any], head: Request) -> dict[str, Any]:
     environ["PATH_INFO"] = unquote(path, "iso-8859-1") if "%" in path else path
     environ["QUERY_STRING"] = query
 
-    single: dict[str, str] = {}  # CONTENT_TYPE and CONTENT_LENGTH: base may have them, the first field counts
-    repeated: dict[str, list[str]] = {}  # joined in the end: to append to a growing text takes quadratic time
+    single: dict[str, str] = {}  # CONTENT_TYPE and CONTENT_LENGTH: the first field replaces a value in base
+    repeated: dict[str, list[str]] = {}  # joined at the end, because appending to a growing text takes quadratic time
     for name, value in head.fields:
         key = _ENVIRON_KEYS.get(name) or environ_key(name)
         if key is None:

@@ -1,6 +1,6 @@
-"""The compiled twin's types are the pure twin's, name by name; stubtest holds the module to them.
+"""The types of the compiled twin: those of the pure twin, name by name. stubtest checks the module against them.
 
-What the extension has besides, the accelerator, is typed where it's used.
+The rest of the extension, the accelerator, has its types where it is used.
 """
 
 from ._fallback import (

@@ -1,26 +1,25 @@
 # cython: language_level=3, binding=True, embedsignature=True, embedsignature.format=clinic
 # cython: freethreading_compatible=True
-# What is checked besides is up to the build: setup.py.
-"""The compiled twin: the inner loops of ``_fallback.py``, same names in the same order. And the accelerator.
+# setup.py sets the directives for run-time checks.
+"""The compiled twin: the inner loops of ``_fallback.py``, with the same names in the same order; and the accelerator.
 
-Each function handles what nearly every call is: exact str, list, tuple and bytes, text within Latin-1,
-well-formed input. Whatever else comes, it leaves to the pure twin without having changed anything, so a
-rare rule and the exception it ends in are written once, there.
+Each function handles the input of nearly every call: exact str, list, tuple and bytes, text within Latin-1, and
+well-formed values. It passes any other input to the pure twin before it has changed anything. So a rare rule, and the
+exception that it raises, is written once, there.
 
-The accelerator is what has no twin, because the general code does the same and is the reference: ``run_stock()`` for
-handlers that nobody overrides, and the fast lane of the event-driven server.
+The accelerator is the part without a twin, because the general code does the same and is the reference:
+``run_stock()`` for handlers without overridden hooks, and the fast lane of the event-driven server.
 
-Ownership: Cython counts references, but for the items of lists and tuples that are looked at in place,
-and the keys in the table of known fields, which live as long as the module. So nothing that can run Python
-code may stand between a check or a size and its use: an application still holds the lists it gives us. The
-one allocation Cython doesn't know, a Request's field table, is made in ``parse`` and freed in
-``Request.__dealloc__``.
+Ownership: Cython counts references, with two exceptions: items of lists and tuples that are read in place, and the keys
+in the table of known fields, which live as long as the module. So no code that can run Python code may come between a
+check or a size and its use, because the application still has the lists that it passed. One allocation is unknown to
+Cython: a Request's field table is allocated in ``parse`` and freed in ``Request.__dealloc__``.
 
-Threads: where Python has no GIL, a list is looked at in place in its critical section, which keeps other threads from
-changing it. Python's own list operations enter it, too, and so stand outside of ours. A reference that another thread
-may replace is read and written in the critical section of the object that has it. Where there is a GIL, a critical
-section is nothing. What needs none: tables filled at import, and what one thread has at a time, as a connection, its
-memo, or a lane.
+Threads: in Python without the GIL, a list is read in place in its critical section, which prevents changes by other
+threads. Python's own list operations enter that section too, so they must stay outside of ours. A reference that
+another thread may replace is read and written in the critical section of the object that has it. With the GIL, a
+critical section does nothing. Two kinds of data need no section: tables that are filled at import, and objects that
+one thread owns at a time, such as a connection, its memo, or a lane.
 """
 
 cimport cython
@@ -69,7 +68,7 @@ cdef extern from *:
     #else
     #define VERSION_TAG(cls) ((cls)->tp_version_tag)
     #endif
-    /* New references: a borrowed one might be dropped by another thread. The index is one of the list's. */
+    /* Returns a new reference, because another thread might drop a borrowed one. The index must be valid. */
     static inline PyObject *item_of(PyObject *items, Py_ssize_t index)
     {
     #ifdef Py_GIL_DISABLED
@@ -78,7 +77,7 @@ cdef extern from *:
         return Py_NewRef(PyList_GET_ITEM(items, index));
     #endif
     }
-    /* None if there is no value. */
+    /* Returns None if the key has no value. */
     static PyObject *value_of(PyObject *mapping, PyObject *key)
     {
         PyObject *value;
@@ -102,7 +101,7 @@ ctypedef const unsigned char* Octets
 @cython.final
 @cython.internal
 cdef class Last:
-    """The last one of something that all threads look at: never changed, but replaced by any of them."""
+    """A shared variable for an object that is never changed, but that any thread may replace."""
 
     cdef object value
 
@@ -119,7 +118,7 @@ cdef Last PURE = Last()
 
 
 cdef object pure():
-    """The pure twin, loaded for the first case that is left to it: many programs never have one."""
+    """Return the pure twin. It is loaded when the first case needs it; in many programs none does."""
     module = PURE.get()
     if module is None:
         from . import _fallback as module

@@ -1,11 +1,11 @@
-# Handlers: the short cut through methods that nobody overrides. Included by _speedups.pyx.
+# Handlers: the shortcut for handlers whose methods aren't overridden. Included by _speedups.pyx.
 
 @cython.final
 @cython.internal
 cdef class Stock:
-    """What a class of handlers with stock hooks says by class attributes, as of its version tag then.
+    """The class attributes of a handler class without overridden hooks, valid for one version tag of the class.
 
-    A tag changes with any attribute of the class or of its bases, so these are read once for many requests.
+    A version tag changes with any attribute of the class or its bases. So many requests can use attributes read once.
     """
 
     cdef PyTypeObject* cls
@@ -19,7 +19,7 @@ cdef Last last_stock = Last.__new__(Last)
 
 
 cdef Stock stock_of(object handler, dict stock):
-    """The Stock of the handler's class, or None if a hook or a value is overridden where it may not be."""
+    """The Stock of the handler's class, or None if the class or instance overrides what the shortcut relies on."""
     cdef Stock known = <Stock>last_stock.get()
     cdef PyTypeObject* cls = Py_TYPE(handler)
     attributes = handler.__dict__
@@ -38,16 +38,16 @@ cdef Stock stock_of(object handler, dict stock):
 cdef Stock read_stock(object cls, dict stock):
     cdef Stock found = Stock.__new__(Stock)
     found.cls = <PyTypeObject*>cls
-    # Before any other look: who changes the class meanwhile, in a hook or in another thread, makes this out of date.
+    # Read the tag first: if a hook or another thread changes the class meanwhile, this object is out of date.
     found.version = VERSION_TAG(found.cls)
     if cls.__getattribute__ is not object.__getattribute__ or cls.__setattr__ is not object.__setattr__:
         return None
     for name, function in stock.items():
-        if hasattr(type(cls), name):  # a metaclass may show the class another value than its instances
+        if hasattr(type(cls), name):  # a metaclass may give the class another value than its instances
             return None
         value = getattr(cls, name)
         if function is None:
-            if hasattr(type(value), "__get__"):  # an instance would see another value
+            if hasattr(type(value), "__get__"):  # a descriptor gives instances another value
                 return None
         elif value is not function and name != "close":
             return None
@@ -67,9 +67,9 @@ cdef Stock read_stock(object cls, dict stock):
 @cython.internal
 @cython.freelist(16)
 cdef class QuickResponse:
-    """The state of one response by a short cut, until it is handed over to the attributes of a handler.
+    """The state of one response of a shortcut, until it is handed over to the attributes of a handler.
 
-    An application may call its methods in other threads. Of what these set, each goes from None to a value, once.
+    An application may call the methods in other threads. An attribute that they set changes once, from None to a value.
     """
 
     cdef object handler
@@ -78,7 +78,7 @@ cdef class QuickResponse:
     cdef object result
     cdef Py_ssize_t bytes_sent
     cdef bint head_sent
-    cdef object content_length  # the one we added, or None
+    cdef object content_length  # the value that we added, or None
     cdef bint handed_over
 
     def start_response(self, status, headers, exc_info=None):
@@ -95,11 +95,11 @@ cdef class QuickResponse:
 
     def write(self, data):
         if self.handed_over and self.handler is None:
-            raise AssertionError("write() before start_response()")  # as a handler says, whose state is forgotten
+            raise AssertionError("write() before start_response()")  # the error of a handler after its close()
         self.hand_over().write(data)
 
     cdef object hand_over(self):
-        """Have the handler go on from here; return it."""
+        """Make the handler continue from here, and return it."""
         handler = self.handler
         if handler is None:
             raise AssertionError("the response is complete")
@@ -111,23 +111,23 @@ cdef class QuickResponse:
         return handler
 
     cdef int tell(self, handler) except -1:
-        """Tell the handler what has been done."""
+        """Copy the state so far to the handler."""
         cdef Headers headers
         handler.result = self.result
         if self.status is not None:
             handler.status = self.status
-            headers = Headers.__new__(Headers)  # and no second check: the list may have changed
+            headers = Headers.__new__(Headers)  # without a second check, because the list may have changed
             headers._headers = self.headers
             handler.headers = headers
             handler.headers_sent = self.head_sent
             handler.bytes_sent = self.bytes_sent
-            if self.content_length is not None:  # it went out, and so belongs in the list
+            if self.content_length is not None:  # it was sent, so the list must have it
                 self.headers.append(("Content-Length", str(self.content_length)))
         return 0
 
 
 cdef inline bint good_start(object status, object headers):
-    """Whether these are what start_response may be given; if not, the handler's own says why."""
+    """Whether start_response accepts these arguments; if not, the handler's start_response() raises the error."""
     cdef Py_ssize_t i, size = 0
     cdef PyObject* pair
     if not (type(headers) is list and good_status(status)):
@@ -175,10 +175,10 @@ def run_stock(handler, application, dict stock):
             if hasattr(response.result, "close"):
                 response.result.close()
         except BaseException:
-            handler._is_over = True  # what handle_error() would send, would come after the answer
+            handler._is_over = True  # so that handle_error() sends nothing after the answer
             raise
         finally:
-            handler.environ = None  # nothing else was set
+            handler.environ = None  # no other attribute was set
             response.handler = None
     else:
         response.hand_over()
@@ -187,7 +187,7 @@ def run_stock(handler, application, dict stock):
 
 
 cdef int send_blocks(Stock known, QuickResponse response) except -1:
-    """Send the blocks of the result, the head with the first; the handler's write() takes over at need."""
+    """Send the blocks of the result, the head with the first; the handler's write() takes over unusual blocks."""
     cdef bytes answer
     handler = response.handler
     for block in response.result:
@@ -223,7 +223,7 @@ cdef int put_out(object handler, bytes data) except -1:
 
 
 cdef dict stock_environ(object handler, Stock known):
-    """What SimpleHandler's hooks put into the environ."""
+    """Make the environ as SimpleHandler's hooks do."""
     cdef dict environ = known.os_environ.copy()
     handler.environ = environ
     environ.update(handler.base_env)
@@ -241,14 +241,14 @@ cdef dict stock_environ(object handler, Stock known):
     return environ
 
 
-# A block over this many octets is written by itself: a second system call costs less than the copy. The number is that
-# of _http/gather.py.
+# A block of more octets is written separately: a second system call costs less than the copy. _http/gather.py has the
+# same number.
 cdef enum:
     LARGE_BLOCK = 65536
 
 
 cdef bint is_only_block(object result) except -1:
-    """Whether the iterable says that it has one block."""
+    """Whether the iterable has a length of one block."""
     if type(result) is list:
         return PyList_GET_SIZE(result) == 1
     try:
@@ -258,7 +258,7 @@ cdef bint is_only_block(object result) except -1:
 
 
 cdef bytes format_answer(Stock known, QuickResponse response, bytes block):
-    """The head and the first block, if that isn't large, in one piece; None if the head isn't fit to be sent."""
+    """Join the head and the first block unless that is large. None if the head can't be sent as it is."""
     cdef Py_ssize_t length
     cdef int flags = field_flags(response.headers, &length)
     if flags < 0:
@@ -288,9 +288,9 @@ cdef enum:
 
 
 cdef int field_flags(list headers, Py_ssize_t* length) noexcept:
-    """Which fields are there that a server would add; -1 if the pairs aren't fit to be looked at.
+    """Flags for the fields in the list that a server would add; -1 if the pairs need the general code.
 
-    length: for what the one Content-Length says, if that is one plain number; else -1.
+    length: set to the value of Content-Length if there is one field with a plain number; else to -1.
     """
     cdef Py_ssize_t i, size = 0
     cdef PyObject* pair
@@ -319,18 +319,18 @@ cdef int field_flags(list headers, Py_ssize_t* length) noexcept:
     return flags
 
 
-# Room for the fields that a server adds, and the empty line.
+# Octets for the fields that a server adds, and the empty line.
 cdef enum:
     ADDED = 128
 
 
 cdef bytes assemble(bytes preamble, list headers, Octets added, Py_ssize_t added_size, bytes block):
-    """The head of an answer, and its block if that isn't large; None if the fields aren't fit to be sent.
+    """The head of an answer, and its block unless that is large; None if the fields can't be sent as they are.
 
-    added: further field lines, and the empty line. Nothing here runs other code: an application holds the list.
+    added: further field lines and the empty line. Nothing here may run Python code: the application has the list.
     """
     cdef Py_ssize_t i, size = PyBytes_GET_SIZE(preamble) + added_size
-    cdef uint64_t controls = 0  # a tab at most: clean_pair() looks
+    cdef uint64_t controls = 0  # not zero for a tab too; then clean_pair() decides
     cdef bytes answer
     cdef unsigned char* at
     if PyBytes_GET_SIZE(block) <= LARGE_BLOCK:

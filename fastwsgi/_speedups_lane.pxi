@@ -1,15 +1,16 @@
-# Connections: the short cut for whole requests. Included by _speedups.pyx.
+# Connections: the fast lane, the shortcut for simple requests. Included by _speedups.pyx.
 #
-# Who may be answered here: a whole head of HTTP/1.1 or 1.0 in one receive(), in origin-form, with one plain Host, at
-# most one plain Connection and one plain Content-Length, no Transfer-Encoding and no Expect, and its body behind it.
-# Whatever else comes is given to the general path as it was received. Of what an application answers, a list or
-# tuple of bytes is sent from here; with anything else the general path goes on from where we are.
+# A simple request arrives in one receive(), with its body. Its head is HTTP/1.1 or 1.0 in origin-form, with one plain
+# Host, at most one plain Connection and one plain Content-Length, no Transfer-Encoding and no Expect. Any other request
+# goes to the general path as it was received. If the application returns a list or tuple of bytes, or an iterator, the
+# answer is sent from here. For any other answer, and for a slow client, the general path continues where this code
+# stops.
 
 cdef extern from *:
     """
     #ifdef __linux__
     #include <time.h>
-    /* To some milliseconds the clocks of time.monotonic() and time.time(), without a system call or an object. */
+    /* The clocks of time.monotonic() and time.time(), some milliseconds behind, without a system call or an object. */
     static double lane_clock(void)
     { struct timespec now; clock_gettime(CLOCK_MONOTONIC_COARSE, &now); return now.tv_sec + now.tv_nsec * 1e-9; }
     static long long lane_second(void)
@@ -19,7 +20,7 @@ cdef extern from *:
     static long long lane_second(void) { return -1; }
     #endif
     #ifdef _WIN32
-    /* A socket is no file descriptor there: everything goes the general way. */
+    /* On Windows a socket isn't a file descriptor, so all requests take the general path. */
     #define LANE_ON_SOCKETS 0
     static Py_ssize_t lane_receive(int fd, void *room, size_t size) { return 0; }
     static Py_ssize_t lane_send(int fd, const void *data, size_t size) { return -1; }
@@ -36,7 +37,7 @@ cdef extern from *:
     #define MSG_NOSIGNAL 0
     #endif
     #define LANE_ON_SOCKETS 1
-    /* Without releasing the GIL: these never wait, and giving it away would have threads fight over it. */
+    /* These keep the GIL, because they never block, and after a release threads would compete for it. */
     static Py_ssize_t lane_receive(int fd, void *room, size_t size) { return recv(fd, room, size, MSG_DONTWAIT); }
     static Py_ssize_t lane_send(int fd, const void *data, size_t size)
     { return send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL); }
@@ -48,7 +49,7 @@ cdef extern from *:
         message.msg_iovlen = 2;
         return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
-    /* A shortage of memory passes, as a full buffer does. */
+    /* A shortage of memory is temporary, as a full buffer is. */
     static int lane_not_now(void)
     { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ENOBUFS || errno == ENOMEM; }
     static int lane_is_empty(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
@@ -64,15 +65,16 @@ cdef extern from *:
     bint lane_is_empty() noexcept
 
 
-# On the stack: an application may serve other requests while it answers one, and threads have their own.
+# Sizes of buffers on the stack, because an application may serve other requests while it answers one, and each thread
+# needs its own.
 cdef enum:
     ROOM = 16384
     LONGEST_MEMO = 4096
-    LOG_ROOM = 32768  # more than the room for a request, and a bit
+    LOG_ROOM = 32768  # somewhat more than ROOM, so that a request line fits
     LONGEST_ADDRESS = 256
     BLOCKS_A_TURN = 256
-    MOST_OTHER_LINES = 16  # before the memo learns the one at hand: a client that repeats none pays little for it
-    LARGEST_ANSWER = 1048576  # what is sent at once while no other thread runs
+    MOST_OTHER_LINES = 16  # after this many other request lines in a row, the memo stores the new one
+    LARGEST_ANSWER = 1048576  # the most octets that are sent in one call with the GIL
 
 cdef enum Option:
     NO_OPTION
@@ -108,7 +110,7 @@ cdef extern from *:
 
 
 cdef class SharedEpoll:
-    """SharedEpoll()\n--\n\nAn epoll that several threads wait on: each event goes to one of them."""
+    """SharedEpoll()\n--\n\nAn epoll that several threads wait on; each event goes to one of them."""
 
     reports_changes = True
 
@@ -120,7 +122,7 @@ cdef class SharedEpoll:
         self.fd = self.epoll.fileno()
 
     def arm(self, int fd, int events, is_new=False):
-        # Without releasing the GIL: this never waits, and each time it's given away threads fight over it.
+        # This keeps the GIL, because it never blocks, and after a release threads would compete for it.
         if is_new or arm_now(self.fd, fd, events) < 0:
             mask = events | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
             (self.epoll.register if is_new else self.epoll.modify)(fd, mask)
@@ -141,27 +143,28 @@ cdef class SharedEpoll:
 @cython.final
 @cython.internal
 cdef class Memo:
-    """The last field section of a connection, what it says, and an environ made of it: clients repeat themselves.
+    """The last field section of a connection with its environ, because most clients send the same fields again.
 
-    They may repeat the request line, too. The environ has what that says, and is of use for any other line as well.
+    It also has a request line, because clients may repeat that too. With another request line, the environ is used too,
+    after the keys that depend on the line have been replaced.
     """
 
-    cdef uint64_t owner  # the serial number of the connection, whose address is in the environ
-    cdef Request request  # with the section in it
-    cdef Py_ssize_t start  # of the section in the request's octets
-    cdef object client  # whom a proxy has named
-    cdef dict environ  # None until the section has come a second time: many never do
+    cdef uint64_t owner  # the serial number of the connection; its client's address is in the environ
+    cdef Request request  # the request with the section
+    cdef Py_ssize_t start  # where the section begins in the request's octets
+    cdef object client  # the client that a proxy has named
+    cdef dict environ  # None until the section arrives a second time, which many never do
     cdef bytes line
-    cdef Request head  # of the line
-    cdef int other_lines  # that have come one after the other
-    cdef dict template  # as it was then
+    cdef Request head  # the parsed line
+    cdef int other_lines  # how many other lines have arrived in a row
+    cdef dict template  # the lane's template when the environ was made
     cdef Option option
     cdef Py_ssize_t length
 
 
 cdef extern from *:
     """
-    /* Of each channel its own: memos that lanes share, know by it whose they are. */
+    /* Each channel has its own number, by which a memo that lanes share knows its owner. */
     static uint64_t next_serial(void)
     {
         static uint64_t last = 0;
@@ -176,7 +179,7 @@ cdef extern from *:
 
 
 cdef class FastLane:
-    """FastLane(server)\n--\n\nWhat is known to a server before a request comes. server: the EventServer."""
+    """FastLane(server)\n--\n\nWhat all requests of a server have in common. server: the EventServer."""
 
     cdef public object server
     cdef public bint enabled
@@ -189,21 +192,21 @@ cdef class FastLane:
     cdef Py_ssize_t base_size
     cdef object software
     cdef bint has_log_hooks
-    cdef object log_time  # makes the date of a line; None: nothing is logged in common form
-    cdef object log_line  # makes lines in another form; None: there are none
+    cdef object log_time  # makes the date of a log line; None: there are no lines in the common format
+    cdef object log_line  # makes lines in another format; None: there are none
     cdef object revise
-    cdef object holder  # of the application
+    cdef object holder  # the object with the application
     cdef object file_wrapper
-    cdef object get_app  # None: holder.application
+    cdef object get_app  # None: use holder.application
     cdef Py_ssize_t max_line, max_section, max_fields, max_body
     cdef double keep_alive
-    # What is the same for all answers of a second: the preamble for the last status, the date for the log.
+    # Values that all answers in a second share: the preamble for the last status, and the date for the log.
     cdef long long second
     cdef str last_status
     cdef bytes preamble
     cdef bytes log_date
     cdef list memos  # by descriptor
-    # Log lines in Latin-1, written once a turn.
+    # Log lines in Latin-1, which are written once in each turn of the loop.
     cdef unsigned char* log_lines
     cdef Py_ssize_t log_size
 
@@ -219,7 +222,7 @@ cdef class FastLane:
     def unlearn(self):
         self.enabled = False
         response_class = self.server.front.response_class
-        self.software = response_class.server_software or None  # by which the class has a version tag
+        self.software = response_class.server_software or None  # a look-up gives the class a version tag
         self.response_class = <PyTypeObject*>response_class
         self.version = VERSION_TAG(self.response_class)
 
@@ -259,7 +262,7 @@ cdef class FastLane:
 
 
 cdef class Channel:
-    """Channel(fd, lane)\n--\n\nThe base of a connection: what the short cut shares with it."""
+    """Channel(fd, lane)\n--\n\nThe base of a connection: the attributes that the fast lane needs."""
 
     cdef readonly int fd
     cdef public FastLane lane
@@ -267,7 +270,7 @@ cdef class Channel:
     cdef public bint drained
     cdef public double deadline
     cdef uint64_t serial
-    cdef public tuple remote  # the client's address and port as an environ has them, once somebody wanted to know
+    cdef public tuple remote  # the client's address and port as an environ has them; None until first needed
 
     def __init__(self, int fd, FastLane lane):
         self.fd = fd
@@ -287,7 +290,7 @@ cdef class Channel:
         if size <= 0:
             self.drained = size < 0 and lane_is_empty()
             if not self.drained:
-                self.turn()  # which finds the same
+                self.turn()  # it gets the same result and handles it
             return
         while start < size:
             used = serve(self, room + start, size - start)
@@ -329,10 +332,10 @@ def hand_out(events, dict connections, fail):
 @cython.final
 @cython.internal
 cdef class LaneResponse(QuickResponse):
-    """The state of one response of the lane, until it is handed over to a general one."""
+    """The state of one response of the lane, until it is handed over to a Response of the general path."""
 
     cdef Channel channel
-    # What was received: the head, and what is behind the request. Valid until serve() returns, and is finished.
+    # The received octets: the head, and the octets after the request. The pointers are valid until serve() returns.
     cdef Octets head
     cdef Py_ssize_t head_size
     cdef Octets rest
@@ -340,27 +343,27 @@ cdef class LaneResponse(QuickResponse):
     cdef bint rest_taken
     cdef dict environ
     cdef object body
-    cdef Request request  # parsed; of a head that was known, only its line
-    cdef Request known  # the memo's, which has the same fields; or None
-    cdef Request made  # what others were given
-    cdef object client  # whom a proxy has named; None: the connection's
+    cdef Request request  # as parsed; if the memo has the fields, only the request line
+    cdef Request known  # the memo's request with the same fields, or None
+    cdef Request made  # the request object that other code got
+    cdef object client  # the client that a proxy has named; None: the connection's
     cdef Option option
     cdef Py_ssize_t length
-    cdef double began  # when the head was there, if anybody wants to know
+    cdef double began  # when the head was complete, if a log needs it
     cdef bint finished
-    cdef bint taken  # by a general response, which is being made, or is there
-    cdef unsigned long taker  # the thread that makes it
-    cdef unsigned long thread  # the lane's
-    # Of a streamed one, once its head is sent.
+    cdef bint taken  # a Response of the general path has taken over, or is being made
+    cdef unsigned long taker  # the thread that makes that Response
+    cdef unsigned long thread  # the lane's thread
+    # For a streamed answer, once its head is sent.
     cdef object blocks
     cdef bint chunked
-    cdef object context  # the application's; entered, as long as it's here
-    cdef Py_ssize_t room  # what the Content-Length leaves, -1 for none
+    cdef object context  # the application's context, which is entered as long as it is here
+    cdef Py_ssize_t room  # octets that Content-Length still allows; -1: no limit
 
     cdef Request own_request(self):
-        """The request without what the connection knows; nothing here runs other code."""
+        """The request without the connection's attributes. Nothing here runs other code."""
         cdef Request request = self.request
-        if self.known is not None:  # the parsed one is the memo's
+        if self.known is not None:  # the parsed object belongs to the memo
             request = Request.__new__(Request)
             request.method, request.target, request.version = (
                 self.request.method, self.request.target, self.request.version
@@ -374,7 +377,7 @@ cdef class LaneResponse(QuickResponse):
         return request
 
     cdef Request whole_request(self, Request request):
-        """A request with what the connection knows; None: this response's, of which there is one."""
+        """A request with the connection's attributes. request: None for this response's request."""
         request = self.logged_request(request)
         if request.sock is None:
             client = request.client
@@ -383,7 +386,7 @@ cdef class LaneResponse(QuickResponse):
         return request
 
     cdef Request logged_request(self, Request request):
-        """The same, with what a line of the log says of it."""
+        """A request with the attributes that a log line needs. request: None for this response's request."""
         if request is None:
             if self.made is not None:
                 return self.made
@@ -397,7 +400,7 @@ cdef class LaneResponse(QuickResponse):
         return request
 
     cdef bytes take_rest(self):
-        """What was received behind the request, for the general path to go on with."""
+        """The octets received after the request, for the general path."""
         self.rest_taken = True
         return PyBytes_FromStringAndSize(<const char*>self.rest, self.rest_size)
 
@@ -410,14 +413,14 @@ cdef class LaneResponse(QuickResponse):
         return PyContext_Exit(context) if context is not None else 0
 
     cdef int give_away(self, object error, bytes unsent) except -1:
-        """Have the general path go on, with an exception of the application or with its next blocks."""
+        """Let the general path continue, with an exception of the application or with its next blocks."""
         self.handler.context = self.context
         self.leave()
         self.channel.adopt(self.handler, self.take_rest(), error, unsent)
         return 0
 
     cdef object hand_over(self):
-        """Have a general response go on from here; return it when it knows all that has been done."""
+        """Make a Response of the general path with the state so far, and return it."""
         cdef bint is_ours = False
         request = environ = body = None
         while not is_ours:
@@ -462,9 +465,9 @@ cdef inline Py_ssize_t section_size(Memo memo) noexcept:
 
 
 cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
-    """Answer the request that the data begin with; return how much of them it was, 0 if it isn't for us.
+    """Answer the request at the start of the data. Return its size in octets, or 0 if it isn't a simple request.
 
-    If the general path has taken over, it was all: that path has the rest of the data, too.
+    If the general path has taken over, return the size of all data, because that path has got the rest too.
     """
     cdef FastLane lane = channel.lane
     cdef Octets line_end = <Octets>memchr(data, 10, size)
@@ -481,7 +484,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         return 0
     line_size = line_end - data + 1
     if is_outdated(lane):
-        lane.server.refresh_lane(lane)  # somebody has set an attribute of a handler class
+        lane.server.refresh_lane(lane)  # an attribute of a handler class was set
         if not lane.enabled:
             return 0
 
@@ -493,7 +496,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         and section_size(memo) <= size - line_size
         and memcmp(PyBytes_AS_STRING(memo.request.raw) + memo.start, data + line_size, section_size(memo)) == 0
     )
-    # A section that is known ends where it ended before: at the first empty line after the request line.
+    # A section in the memo ends where it ended before: at the first empty line after the request line.
     end = line_size + section_size(memo) if is_known else head_end(data, size, 0)
     if end < 4 or end - line_size > lane.max_section:
         return 0
@@ -579,7 +582,7 @@ cdef Py_ssize_t serve(Channel channel, Octets data, Py_ssize_t size) except -1:
         response.leave()
         with cython.critical_section(response):
             response.finished = True
-            # An iterable may hold start_response(), and must be free when its response is.
+            # An iterable may refer to start_response(): break the cycle, so that it is freed with the response.
             response.environ = response.body = response.result = response.blocks = None
             response.request = response.known = response.made = None
     return size if response.rest_taken else end + length
@@ -595,12 +598,12 @@ cdef int remember_line(Memo memo, Octets line, Py_ssize_t size, Request head, di
 
 
 cdef inline bint is_outdated(FastLane lane) noexcept:
-    """Whether an attribute of a handler class was set since the lane was taught, or something in base_environ."""
+    """Whether an attribute of a handler class, or a key of base_environ, was set since the lane learned them."""
     return lane.version != VERSION_TAG(lane.response_class) or lane.base_size != PyDict_GET_SIZE(lane.base)
 
 
 cdef inline bint is_origin_form(Octets line, Py_ssize_t size) noexcept:
-    """Whether the target is a path, and so neither method nor target needs check_target()."""
+    """Whether the target is a path, so that check_target() isn't needed."""
     cdef Octets space = <Octets>memchr(line, 32, size)
     return space != NULL and space[1] == 47 and not (space - line == 7 and memcmp(line, b"CONNECT", 7) == 0)
 
@@ -616,7 +619,7 @@ cdef inline bint is_usual_version(Request head) noexcept:
 
 
 cdef Request usual_head(Octets data, Py_ssize_t line_size, Py_ssize_t end, FastLane lane):
-    """Parse a head whose request line is in origin-form; None for what isn't such."""
+    """Parse a head whose target is in origin-form; return None for any other head."""
     cdef Request head
     if not is_origin_form(data, line_size):
         return None
@@ -625,7 +628,7 @@ cdef Request usual_head(Octets data, Py_ssize_t line_size, Py_ssize_t end, FastL
 
 
 cdef Py_ssize_t usual_framing(Request head, Option* option) noexcept:
-    """The length of the body, and the Connection option; -1 if check_head() must see the head."""
+    """The length of the body, and the Connection option; -1 if frame_request() must check the head."""
     cdef Octets data = <Octets>PyBytes_AS_STRING(head.raw)
     cdef Py_ssize_t i, length = -1, hosts = 0
     cdef Octets name, value
@@ -669,7 +672,7 @@ cdef Py_ssize_t usual_framing(Request head, Option* option) noexcept:
 
 
 cdef inline bint is_plain_host(Octets value, Py_ssize_t size) noexcept:
-    """Whether it's a name or an IPv4 address, and a port at most: letters, digits, "." and "-", then digits."""
+    """Whether a Host is a name or an IPv4 address, perhaps with a port: letters, digits, "." and "-", then digits."""
     cdef Py_ssize_t i = 0
     while i < size and (IS_ALPHA_DIGIT[value[i]] or value[i] == 46 or value[i] == 45):
         i += 1
@@ -683,7 +686,7 @@ cdef inline bint is_plain_host(Octets value, Py_ssize_t size) noexcept:
 
 
 cdef inline Py_ssize_t plain_number(Octets digits, Py_ssize_t size) noexcept:
-    """The value of one to nine digits, else -1."""
+    """The value of one to nine digits; -1 for other octets."""
     cdef Py_ssize_t i, number = 0
     if not 1 <= size <= 9:
         return -1
@@ -695,7 +698,7 @@ cdef inline Py_ssize_t plain_number(Octets digits, Py_ssize_t size) noexcept:
 
 
 cdef bint answer(FastLane lane, LaneResponse response, Request head, Option option) except -1:
-    """Send a response that is whole and usual; False, and nothing done, for any other."""
+    """Send a response that is complete and simple. Return False, without a change, for any other."""
     cdef Channel channel = response.channel
     cdef Py_ssize_t i, sent, length, size = 0
     cdef bytes data
@@ -732,7 +735,7 @@ cdef bint answer(FastLane lane, LaneResponse response, Request head, Option opti
         return False
     if block is None:
         block = b"".join(blocks)
-        size = PyBytes_GET_SIZE(block)  # of a list that another thread has changed since then
+        size = PyBytes_GET_SIZE(block)  # another thread may have changed the list meanwhile
 
     persistent = is_persistent(head, option)
     flags = field_flags(response.headers, &length)
@@ -748,7 +751,7 @@ cdef bint answer(FastLane lane, LaneResponse response, Request head, Option opti
     if not response.complete():
         return False
     if size <= LARGE_BLOCK:
-        block = b""  # it's in data
+        block = b""  # data includes it
         sent = lane_send(channel.fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
     else:
         sent = lane_send_both(
@@ -776,7 +779,7 @@ cdef bint answer(FastLane lane, LaneResponse response, Request head, Option opti
 
 
 cdef int stream(FastLane lane, LaneResponse response, Request head, Option option) except -1:
-    """Send an iterable's blocks as they come, as long as the client takes them; the general path does the rest."""
+    """Send an iterable's blocks one by one while the socket takes them; the general path continues after that."""
     cdef Channel channel = response.channel
     cdef Py_ssize_t sent
     cdef int blocks = 0
@@ -792,7 +795,7 @@ cdef int stream(FastLane lane, LaneResponse response, Request head, Option optio
             sent = lane_send(channel.fd, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)) if piece else 0
             blocks += 1
             if sent < PyBytes_GET_SIZE(piece) or blocks == BLOCKS_A_TURN:
-                # A client that is slow or gone, which the general path finds out, or others have waited long enough.
+                # The client is slow or gone (the general path finds out), or other connections must have their turn.
                 return go_on(response, None, piece[max(sent, 0):])
         if not response.head_sent or response.room > 0 or not response.complete():
             return go_on(response, None, b"")
@@ -818,14 +821,14 @@ cdef int stream(FastLane lane, LaneResponse response, Request head, Option optio
 
 
 cdef bint is_streamable(FastLane lane, LaneResponse response, Request head) except -1:
-    """Whether the result is to be sent block by block: no file, and nothing that knows how many blocks it has."""
+    """Whether to send the result block by block: it isn't a file, and it has no length."""
     if response.taken or is_method(head, b"HEAD", 4) or is_outdated(lane) or not lane.enabled:
         return False
     return not (isinstance(response.result, lane.file_wrapper) or hasattr(response.result, "__len__"))
 
 
 cdef bytes next_piece(FastLane lane, LaneResponse response, Request head, Option option, object block):
-    """What is to be sent for a block, the head before the first; b"" for an empty block, None if it isn't for us."""
+    """The octets to send for a block, with the head before the first. b"": empty block; None: not a simple case."""
     cdef Py_ssize_t size, room
     cdef int flags
     cdef unsigned char added[ADDED]
@@ -863,7 +866,7 @@ cdef bytes next_piece(FastLane lane, LaneResponse response, Request head, Option
 
 
 cdef bytes joined(bytes head, bytes block, bint chunked):
-    """A head, if there is one, and a block, as a chunk if it has to be one (RFC 9112 section 7.1)."""
+    """Join a head, which may be empty, and a block, which becomes a chunk if chunked (RFC 9112 section 7.1)."""
     cdef Py_ssize_t size = PyBytes_GET_SIZE(block), digits = 0
     if not chunked:
         return head + block if head else block
@@ -883,7 +886,7 @@ cdef bytes joined(bytes head, bytes block, bint chunked):
 
 
 cdef int go_on(LaneResponse response, object block, bytes unsent) except -1:
-    """Have the general path take the blocks that there still are, after one that was taken and one not yet sent."""
+    """Let the general path take the remaining blocks. block: already taken; unsent: octets not sent yet."""
     response.hand_over().go_on_with(response.result, response.blocks, block)
     return response.give_away(None, unsent)
 
@@ -892,24 +895,24 @@ cdef dict SYS = sys.__dict__
 
 
 cdef inline object error_stream(FastLane lane):
-    """sys.stderr as it is now; by its dictionary, which spares the way an attribute of a module is looked up."""
+    """The current sys.stderr, read from the module's dictionary, which is faster than an attribute."""
     stream = SYS.get("stderr")
     return stream if stream is not None else lane.server.error_stream()
 
 
 cdef inline bint has_usual_body(object status) noexcept:
-    """Whether the status lets an answer have a body (RFC 9110 section 6.4.1)."""
+    """Whether the status allows a body (RFC 9110 section 6.4.1)."""
     cdef Octets code = octets(status)
     return code[0] != 49 and memcmp(code, b"204", 3) != 0 and memcmp(code, b"304", 3) != 0
 
 
 cdef inline bint is_persistent(Request head, Option option) noexcept:
-    """RFC 9112 section 9.3."""
+    """Whether the connection stays open after the answer (RFC 9112 section 9.3)."""
     return option != CLOSE if octets(head.version)[7] == 49 else option == KEEP_ALIVE
 
 
 cdef inline unsigned char* put_connection_back(unsigned char* at, Request head, bint persistent) noexcept:
-    """Write the empty line that ends here, and before it Connection if what it says isn't the version's default."""
+    """Write backwards: the empty line, and before it Connection unless it would say the version's default."""
     at = put_back(at, b"\r\n", 2)
     if not persistent:
         return put_back(at, b"Connection: close\r\n", 19)
@@ -942,7 +945,7 @@ cdef bytes preamble_of(FastLane lane, LaneResponse response, int flags):
 
 
 cdef int log_safely(FastLane lane, LaneResponse response, Py_ssize_t size) except -1:
-    """Log a request; what a hook raises then is logged, too, for the answer is sent."""
+    """Log a request. An exception of a hook is logged too, because the answer has been sent."""
     try:
         log_request(lane, response, size)
     except BaseException as error:
@@ -951,7 +954,7 @@ cdef int log_safely(FastLane lane, LaneResponse response, Py_ssize_t size) excep
 
 
 cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) except -1:
-    """Log as WSGIRequestHandler.log_request() does, or have it do so."""
+    """Log a request as WSGIRequestHandler.log_request() does, or call that."""
     cdef Py_ssize_t line_size, address_size, date_size
     cdef unsigned char* at
     cdef unsigned char* start
@@ -968,7 +971,7 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
     date_size = PyBytes_GET_SIZE(lane.log_date)
     if (
         lane.has_log_hooks
-        or memchr(response.head, 92, line_size) != NULL  # a backslash is escaped, and a quote in some logs
+        or memchr(response.head, 92, line_size) != NULL  # a backslash must be escaped, and in some logs a quote
         or memchr(response.head, 34, line_size) != NULL
         or not is_ascii(address)
         or address_size + date_size > LONGEST_ADDRESS
@@ -994,7 +997,7 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
 
 
 cdef int keep_line(FastLane lane, object line) except -1:
-    """Have a line of the log written with those before it."""
+    """Keep a log line, to write it together with other lines."""
     cdef bytes data = line.encode("latin-1", "backslashreplace")
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     if LOG_ROOM - lane.log_size < size:

@@ -27,7 +27,7 @@ def _fill_tables():
     fill(IS_PLAIN, r" !#-\[\]-~")
 
 
-# Eight octets at a time, in any byte order. As macros, because a cdef variable is no constant to C.
+# For eight octets at a time, in any byte order. They are macros because a cdef variable isn't a constant for C.
 cdef extern from *:
     """
     #define WORD 8
@@ -40,13 +40,13 @@ cdef extern from *:
 
 
 cdef inline uint64_t control_bits(uint64_t word) noexcept:
-    """Not zero if an octet of the word is under 32 or is 127 (which of them, the borrows don't tell)."""
+    """Not zero if an octet of the word is less than 32 or is 127. Borrows hide which octet it is."""
     cdef uint64_t deleted = word ^ ONES * 127
     return ((word - ONES * 32) & ~word | (deleted - ONES) & ~deleted) & HIGH_BITS
 
 
 cdef inline bint no_control(Octets text, Py_ssize_t size) noexcept:
-    """Whether no octet is a control character, as in a field name or a status; eight at a time."""
+    """Whether no octet is a control character, as a field name or a status requires; eight at a time."""
     cdef uint64_t word
     cdef Octets last = text + size - WORD
     if size < WORD:
@@ -65,7 +65,7 @@ cdef inline bint no_control(Octets text, Py_ssize_t size) noexcept:
 
 
 cdef inline bint clean(Octets text, Py_ssize_t size) noexcept:
-    """Whether all octets may stand in a field value."""
+    """Whether a field value may have all these octets."""
     cdef Py_ssize_t i
     if no_control(text, size):
         return True
@@ -90,8 +90,8 @@ cdef inline Octets octets(object text) noexcept:
 
 
 cdef inline uint64_t upper_word(uint64_t word) noexcept:
-    """Eight octets of ASCII in upper case."""
-    # The high bit of an octet of either sum says that it is at least "a", or more than "z".
+    """Convert eight octets of ASCII to upper case."""
+    # In the first sum, an octet's high bit says that it is at least "a"; in the second, that it is more than "z".
     return word - (((word + ONES * (0x80 - 0x61)) ^ (word + ONES * (0x80 - 0x7B))) >> 2 & ONES * 0x20)
 
 
@@ -103,7 +103,7 @@ cdef inline bint same_word(Octets a, Octets b) noexcept:
 
 
 cdef inline bint same_name(Octets a, Octets b, Py_ssize_t size) noexcept:
-    """Whether two names in ASCII, of one size, differ in case at most."""
+    """Whether two ASCII names of the same size are equal apart from case."""
     cdef Py_ssize_t i = 0
     if size < WORD:
         for i in range(size):

@@ -9,10 +9,10 @@ def find_head_end(data, Py_ssize_t start=0):
 
 
 cdef Py_ssize_t head_end(Octets data, Py_ssize_t size, Py_ssize_t start) noexcept:
-    """The index just past the first empty line, or -1; the first start octets were searched before."""
+    """The index just past the first empty line, or -1. start: how many octets were searched before."""
     cdef Octets at = data + (start - 2 if start > 2 else 0)
     cdef Octets end = data + size
-    if at == data and size:  # the data begin with a line
+    if at == data and size:  # the data begin at the start of a line
         if at[0] == 10:
             return 1
         if at[0] == 13 and size > 1 and at[1] == 10:
@@ -38,7 +38,7 @@ cdef struct Field:
 
 @cython.freelist(16)
 cdef class Request:
-    """Request(method, target, version, fields, raw=b'')\n--\n\nA request: its head, what that says, and whose it is."""
+    """Request(method, target, version, fields, raw=b'')\n--\n\nA request: its head, parsed, and its client."""
 
     cdef public object method
     cdef public object target
@@ -55,8 +55,8 @@ cdef class Request:
     cdef public bint is_persistent
     cdef public bint is_tls
     cdef list pairs
-    # A parsed request knows where the fields lie in its octets, or another request that has the same fields; one made
-    # by hand has only pairs.
+    # A parsed request has the positions of the fields in its octets, or refers to another request with the same fields.
+    # A request made by hand has only pairs.
     cdef bint is_parsed
     cdef Field* table
     cdef Py_ssize_t count
@@ -142,7 +142,7 @@ cdef class Request:
         for i in range(known.count):
             field = &known.table[i]
             if field.name_size == size and same_name(data + field.name, octets(name), size):
-                if joined is not None:  # to append to a growing text takes quadratic time
+                if joined is not None:  # appending to a growing text takes quadratic time
                     return ", ".join(self.get_all(name))
                 joined = latin1(data + field.value, field.value_size)
         return joined if joined is not None else ""
@@ -180,7 +180,7 @@ cdef tuple NO_CLIENT = ("", "")
 
 
 cdef inline object latin1(Octets text, Py_ssize_t size):
-    """The octets as a str: in words if they are ASCII and not so few that CPython keeps such strings."""
+    """The octets as a str. ASCII is copied in words, except short text, of which CPython shares the strings."""
     cdef uint64_t word, high = 0
     cdef unsigned char* at
     cdef Py_ssize_t i = 0
@@ -211,7 +211,7 @@ def parse_request_line(data, Py_ssize_t max_line=8190, bint tolerant=False):
 
 
 cdef bint parse_line(Request head, Octets data, Py_ssize_t size, Py_ssize_t max_line, bint tolerant) except -1:
-    """Parse a well-formed request line with its end; False for any other."""
+    """Parse a well-formed request line with its line end; return False for any other."""
     cdef Octets at = data, target
     cdef Octets line_end = data + size - 1
     cdef Octets is_target = &IS_TOLERANT_TARGET[0] if tolerant else &IS_TARGET[0]
@@ -223,7 +223,7 @@ cdef bint parse_line(Request head, Octets data, Py_ssize_t size, Py_ssize_t max_
         return False
     if line_end - data > max_line:
         return False
-    # The loops end at the latest on the line's end, which is in neither class.
+    # The loops stop at the line end at the latest, because it is in neither class.
     while IS_TCHAR[at[0]]:
         at += 1
     if at == data or at[0] != 32:
@@ -243,7 +243,7 @@ cdef bint parse_line(Request head, Octets data, Py_ssize_t size, Py_ssize_t max_
 
 
 cdef inline bint is_method(Request head, const char* name, Py_ssize_t size) noexcept:
-    """Whether a parsed head's method, which is ASCII, is this one."""
+    """Whether the method of a parsed head, which is ASCII, equals a name."""
     return PyUnicode_GET_LENGTH(head.method) == size and memcmp(octets(head.method), name, size) == 0
 
 
@@ -257,13 +257,13 @@ def parse_head(data, Py_ssize_t max_line=8190, Py_ssize_t max_fields=100, bint t
     return head
 
 
-# Most heads have fewer fields than this; the table of one that has more is allocated twice.
+# Most heads have fewer fields than this. For more fields, a larger table is allocated.
 cdef enum:
     USUAL_FIELDS = 32
 
 
 cdef Request parse(bytes raw, Py_ssize_t max_line, Py_ssize_t max_fields, bint tolerant):
-    """Parse a well-formed head; None for any other, whose fault the pure twin finds and names."""
+    """Parse a well-formed head; return None for any other, for which the pure twin raises the error."""
     cdef Octets data = <Octets>PyBytes_AS_STRING(raw)
     cdef Octets end = data + PyBytes_GET_SIZE(raw)
     cdef Octets at, value
@@ -290,7 +290,7 @@ cdef Request parse(bytes raw, Py_ssize_t max_line, Py_ssize_t max_fields, bint t
         if head.count == max_fields:
             return None
         if head.count == room:
-            # At most one field in three octets ("a:" and LF), so this is bounded by the data.
+            # A field has at least three octets ("a:" and LF), so the data limit the size of the table.
             room = min(max_fields, (end - data) // 3 + 1)
             head.table = <Field*>PyMem_Malloc(room * sizeof(Field))
             if head.table == NULL:
@@ -333,7 +333,7 @@ cdef inline object method_name(Octets text, Py_ssize_t size):
     return latin1(text, size)
 
 
-# The environ keys of known fields, by the hash of the key: an open-addressed table filled at import.
+# The environ keys of known fields: an open-addressed hash table, filled at import.
 cdef enum:
     SLOTS = 1024
     PREFIX = 5  # "HTTP_"
@@ -355,7 +355,7 @@ _known_keys = []
 
 
 cdef inline uint64_t folded_word(uint64_t word, uint64_t* underscores) noexcept:
-    """Eight octets of a token in upper case, "-" made "_"; counts as underscores what was one before."""
+    """Convert eight octets of a token to upper case and "-" to "_". underscores: marks octets that were "_" before."""
     cdef uint64_t under = word ^ ONES * 0x5F
     cdef uint64_t dash = word ^ ONES * 0x2D
     underscores[0] |= (under - ONES) & ~under & HIGH_BITS
@@ -364,7 +364,7 @@ cdef inline uint64_t folded_word(uint64_t word, uint64_t* underscores) noexcept:
 
 
 cdef inline bint fold(unsigned char* folded, Octets name, int size) noexcept:
-    """Write a name of at most LONGEST octets as an environ key has it; False if it has an underscore."""
+    """Write a name of at most LONGEST octets in the form of an environ key; False if it has an underscore."""
     cdef uint64_t word = 0, underscores = 0
     cdef int i = 0
     if size < WORD:
@@ -378,11 +378,11 @@ cdef inline bint fold(unsigned char* folded, Octets name, int size) noexcept:
         memcpy(folded + i, &word, WORD)
         if i == size - WORD:
             return not underscores
-        i = min(i + WORD, size - WORD)  # the last words may overlap
+        i = min(i + WORD, size - WORD)  # the last two words may overlap
 
 
 cdef inline unsigned int hashed(Octets folded, int size) noexcept:
-    """A hash of a folded name's size, first eight and last eight octets; a shorter one ends in zeros."""
+    """Hash a folded name by its size and its first and last eight octets; a shorter name is padded with zeros."""
     cdef uint64_t first, last = 0
     memcpy(&first, folded, WORD)
     if size > WORD:
@@ -429,7 +429,7 @@ cdef dict environ_of(dict base, Request head):
     cdef unsigned char folded[LONGEST]
     cdef unsigned int index
     cdef bint has_type = False, has_length = False
-    cdef dict repeated = None  # joined in the end: to append to a growing text takes quadratic time
+    cdef dict repeated = None  # joined at the end, because appending to a growing text takes quadratic time
     cdef Py_ssize_t size
     cdef PyObject* found
     cdef Slot* slot
@@ -469,7 +469,7 @@ cdef dict environ_of(dict base, Request head):
             continue
         size = PyDict_GET_SIZE(environ)
         found = PyDict_SetDefault(environ, key, value)
-        if PyDict_GET_SIZE(environ) == size:  # it was there; equal values may be one object
+        if PyDict_GET_SIZE(environ) == size:  # the size tells that it was there: equal values may be the same object
             if repeated is None:
                 repeated = {}
             if key not in repeated:
@@ -483,7 +483,7 @@ cdef dict environ_of(dict base, Request head):
 
 
 cdef int join(dict environ, dict repeated) except -1:
-    """Set keys to their values, joined."""
+    """Set each key to its joined values."""
     for key, values in repeated.items():
         environ[key] = ("; " if key == "HTTP_COOKIE" else ",").join(values)
     return 0
@@ -497,7 +497,7 @@ cdef int set_authority(dict environ, object target) except -1:
 
 
 cdef inline int set_request(dict environ, Request head) except -1:
-    """Set what the request line says."""
+    """Set the keys that depend on the request line."""
     environ["REQUEST_METHOD"] = head.method
     environ["SERVER_PROTOCOL"] = head.version
     environ["REQUEST_URI"] = head.target
@@ -505,7 +505,7 @@ cdef inline int set_request(dict environ, Request head) except -1:
 
 
 cdef int set_path(dict environ, object target) except -1:
-    """Set PATH_INFO and QUERY_STRING from a target in origin-form, or from what another form names."""
+    """Set PATH_INFO and QUERY_STRING from a target in any form."""
     if octets(target)[0] != 47:
         _, target = pure().split_target(target)
     cdef Octets path = octets(target)
@@ -536,7 +536,7 @@ cdef inline int hex_value(unsigned char octet) noexcept:
 
 
 cdef object percent_decoded(Octets text, Py_ssize_t size):
-    """Percent-decode to Latin-1; what is no encoded octet stays as it is (RFC 3986 section 2.4)."""
+    """Percent-decode to Latin-1; other characters stay as they are (RFC 3986 section 2.4)."""
     decoded = PyBytes_FromStringAndSize(NULL, size)
     cdef unsigned char* start = <unsigned char*>PyBytes_AS_STRING(decoded)
     cdef unsigned char* at = start

@@ -27,7 +27,7 @@ def format_date_time(timestamp):
 @cython.cdivision(True)
 cdef object date_of(unsigned long long seconds):
     """Format seconds since 1970, up to the year 9999."""
-    # Days to a civil date, in years that begin in March and eras of 400 of them: a leap day comes last.
+    # Convert days to a date. Years begin in March here, so that a leap day is the last; an era has 400 years.
     cdef unsigned int days = <unsigned int>(seconds // 86400)
     cdef unsigned int second_of_day = <unsigned int>(seconds - <unsigned long long>days * 86400)
     cdef unsigned int era = (days + 719468) // 146097
@@ -57,7 +57,7 @@ cdef object date_of(unsigned long long seconds):
 @cython.final
 @cython.internal
 cdef class Second:
-    """A second, and how a Date field says it."""
+    """A second, and its text for a Date field."""
 
     cdef long long number
     cdef str date
@@ -93,7 +93,7 @@ def _fill_hops():
     global hops
     if len(HOP_BY_HOP) > MOST_HOPS:
         raise AssertionError("more hop-by-hop fields than there is room for")
-    for name in HOP_BY_HOP:  # which keeps the names alive
+    for name in HOP_BY_HOP:  # HOP_BY_HOP keeps the names alive
         hop_name[hops] = octets(name)
         hop_size[hops] = PyUnicode_GET_LENGTH(name)
         hops += 1
@@ -158,7 +158,7 @@ cdef inline bint good_pair(object pair) noexcept:
 
 
 cdef inline unsigned char* put(unsigned char* at, const void* text, Py_ssize_t size) noexcept:
-    """Append octets, those of a short text in two moves that may overlap."""
+    """Append octets; a short text is copied in two moves that may overlap."""
     cdef Octets source = <Octets>text
     if WORD <= size <= 2 * WORD:
         memcpy(at, source, WORD)
@@ -219,7 +219,7 @@ def format_fields(headers):
 
 
 cdef bytes field_lines(list headers):
-    """The field lines of well-formed pairs and the empty line, or None for any others."""
+    """The field lines of well-formed pairs and the empty line; None for other pairs."""
     cdef Py_ssize_t i, size = 2
     cdef uint64_t controls = 0
     cdef bytes lines
@@ -233,7 +233,7 @@ cdef bytes field_lines(list headers):
         for i in range(PyList_GET_SIZE(headers)):
             at = put_pair(at, <object>PyList_GET_ITEM(headers, i), &controls)
     put(at, b"\r\n", 2)
-    # A control character: a tab in a value, or one to refuse. The pure twin knows.
+    # A control character is a tab in a value, or must be refused. The pure twin decides.
     return None if controls else lines
 
 
@@ -250,7 +250,7 @@ cdef inline bint latin1_pair(object pair, Py_ssize_t* size) noexcept:
 
 
 cdef inline bint clean_pair(object pair, Py_ssize_t* size) noexcept:
-    """Whether pair is a (name, value) tuple fit to be sent; adds the size of its field line."""
+    """Whether pair is a (name, value) tuple that can be sent; adds the size of its field line."""
     if not latin1_pair(pair, size):
         return False
     cdef PyObject* name = PyTuple_GET_ITEM(pair, 0)
@@ -275,7 +275,7 @@ cdef inline unsigned char* put_pair(unsigned char* at, object pair, uint64_t* co
 cdef inline unsigned char* put_looking(
     unsigned char* at, Octets text, Py_ssize_t size, uint64_t* controls
 ) noexcept:
-    """Append octets, and make controls not zero if one of them is a control character."""
+    """Append octets, and set bits in controls if one of them is a control character."""
     cdef unsigned char* end = at + size
     cdef uint64_t word
     if size < WORD:
@@ -298,9 +298,9 @@ cdef inline unsigned char* put_looking(
 
 
 cdef Py_ssize_t find(list headers, object name, Py_ssize_t start) noexcept:
-    """The index of the first pair from start whose name is equal, or the length; -1 if unsure.
+    """The index of the first pair from start with this name, or the list's length; -1 if the general code must decide.
 
-    In the list's critical section, as those below that take such an index.
+    Call it in the list's critical section, and keep the section as long as the index is used.
     """
     cdef Py_ssize_t i, size = PyUnicode_GET_LENGTH(name)
     cdef Octets wanted = octets(name)
@@ -319,17 +319,17 @@ cdef Py_ssize_t find(list headers, object name, Py_ssize_t start) noexcept:
 
 
 cdef inline bint searchable(object headers, object name) noexcept:
-    """Whether a look-up can be made on octets: in a plain list, for a plain name."""
+    """Whether a look-up can compare octets, because the list is plain and the name is ASCII."""
     return type(headers) is list and is_ascii(name)
 
 
 cdef inline bint is_clean_name(object name) noexcept:
-    """Whether a name in ASCII that wasn't found has no fault to raise for."""
+    """Whether an ASCII name that wasn't found is a valid name; if not, the pure twin raises the error."""
     return no_control(octets(name), PyUnicode_GET_LENGTH(name))
 
 
 cdef inline bint is_plain_parameter(object name, object value) noexcept:
-    """Whether a MIME parameter has a value in which nothing is to be quoted; what it's checked for beyond is left."""
+    """Whether a MIME parameter's value needs no escapes. Other checks are the caller's."""
     return (
         is_latin1(name) and no_control(octets(name), PyUnicode_GET_LENGTH(name))
         and is_latin1(value) and PyUnicode_GET_LENGTH(value) > 0
@@ -338,7 +338,7 @@ cdef inline bint is_plain_parameter(object name, object value) noexcept:
     )
 
 
-# The first lines of the class docstrings are what inspect.signature() reads.
+# inspect.signature() reads the first lines of the class docstrings.
 
 cdef class Headers:
     """Headers(headers=None)\n--\n\nA mapping of case-insensitive field names over a list of WSGI header tuples.
@@ -453,7 +453,7 @@ cdef class Headers:
                     return
         pure().Headers.add_header(self, _name, _value, **_params)
 
-    # Pickles and copies look like the pure twin's: its attributes, _headers among them.
+    # Pickles and copies have the format of the pure twin: its attributes, including _headers.
     def __reduce__(self):
         return copyreg.__newobj__, (type(self),), {"_headers": list_of(self), **(<object>self).__dict__}
 
@@ -473,7 +473,7 @@ cdef inline set_list(Headers self, object headers):
 
 
 cdef bint are_clean(list headers) except -1:
-    """Whether all pairs are fit to be sent."""
+    """Whether all pairs can be sent."""
     cdef Py_ssize_t i, size = 0
     with cython.critical_section(headers):
         for i in range(PyList_GET_SIZE(headers)):
@@ -496,13 +496,13 @@ cdef object look_up(Headers self, object name, object default):
 
 
 cdef bint has(list headers, object name) except -1:
-    """Whether there is a pair of the name, or may be one."""
+    """Whether there is, or may be, a pair with this name."""
     with cython.critical_section(headers):
         return find(headers, name, 0) != PyList_GET_SIZE(headers)
 
 
 cdef bint remove(list headers, object name) except -1:
-    """Delete the pairs of a name; False, and nothing done, if unsure."""
+    """Delete the pairs with a name. Return False, without a change, if the general code must decide."""
     cdef Py_ssize_t first, i
     cdef list others
     with cython.critical_section(headers):
@@ -513,7 +513,7 @@ cdef bint remove(list headers, object name) except -1:
             i = find(headers, name, i + 1)
         if i < 0:
             return False
-        # Dropping a pair may run other code: the others are collected before, and put back in one step.
+        # Dropping a pair may run Python code. So collect the remaining pairs first, and store them in one step.
         others = []
         for i in range(first, PyList_GET_SIZE(headers)):
             if not find_here(headers, name, i):

@@ -50,17 +50,17 @@ _FROM_REQUEST = frozenset(
 
 
 def _is_from_request(name: str) -> bool:
-    """Whether a CGI variable carries octets of the request (Apache prefixes them on a redirect)."""
+    """Whether a CGI variable contains octets of the request. On a redirect, Apache prefixes the names."""
     while name.startswith("REDIRECT_"):
         name = name[len("REDIRECT_") :]
     return name in _FROM_REQUEST or name.startswith(("HTTP_", "SSL_"))
 
 
 def _windows_octets(value: str, software: str) -> bytes:
-    """The octets behind a variable of Windows' Unicode environment, by the server that set it."""
+    """Encode a variable of Windows' Unicode environment back to its octets, as the server that set it decoded them."""
     if software.startswith("apache/"):
         return value.encode("iso-8859-1")
-    # IIS decodes as UTF-8 whatever is valid UTF-8; Python's own CGI server always does.
+    # IIS decodes as UTF-8 if the octets are valid UTF-8. Python's own CGI server always does.
     if software.startswith("microsoft-iis/") or (software.startswith("simplehttp/") and "python/3" in software):
         return value.encode("utf-8")
     return value.encode(sys.getfilesystemencoding(), "replace")
@@ -77,7 +77,7 @@ def read_environ() -> dict[str, str]:
         if not value.isascii() and _is_from_request(name):
             if sys.platform == "win32":
                 if software.startswith("apache/"):
-                    continue  # the octets already, one a character
+                    continue  # already one character an octet
                 environ[name] = _windows_octets(value, software).decode("iso-8859-1")
             else:
                 environ[name] = os.fsencode(value).decode("iso-8859-1")
@@ -88,7 +88,7 @@ def read_environ() -> dict[str, str]:
 
 
 class _Nowhere(io.TextIOBase):
-    """Takes text, and drops it."""
+    """A text stream that drops what is written."""
 
     def writable(self) -> bool:
         return True
@@ -101,12 +101,12 @@ _NOWHERE = _Nowhere()
 
 
 def error_stream() -> ErrorStream:
-    """``sys.stderr``; where there is none (pythonw, some services), a stream that drops what is written."""
+    """``sys.stderr``, or if it is None (pythonw, some services), a stream that drops what is written."""
     return sys.stderr if sys.stderr is not None else _NOWHERE
 
 
 def _shown(exc_info: ExcInfo, limit: int | None) -> str:
-    """A traceback as text; of an exception that raises when it's looked at, at least where it comes from."""
+    """A traceback as text. If the exception can't be formatted, the text has at least the stack."""
     from traceback import format_exception, format_tb
 
     try:
@@ -118,7 +118,7 @@ def _shown(exc_info: ExcInfo, limit: int | None) -> str:
 
 # ---- handlers ----------------------------------------------------------------------------------------
 
-# How much a stream is offered of what it hasn't taken at first.
+# How many octets are offered to a stream at a time after a partial write.
 _LARGEST_REST = 65536
 
 
@@ -160,15 +160,16 @@ class BaseHandler:
     headers_sent: bool = False
     headers: Headers | None = None
     bytes_sent: int = 0
-    # Whether the answer is complete: with what it has kept of it, an application would send octets into the next one.
+    # Whether the answer is complete. Then write() and start_response(), which an application may keep, refuse calls,
+    # because the octets would get into the next answer.
     _is_over: bool = False
 
     def run(self, application: WSGIApplication) -> None:
         """Call the application and send what it answers; log what it raises, and answer 500 if possible.
 
-        A client that goes away is nothing to report. Only an error while an error is handled is raised.
+        A client's disconnect isn't logged. Only an error in the handling of an error is raised.
         """
-        if self._is_over:  # of another one
+        if self._is_over:  # for an earlier request
             self._is_over = False
         try:
             if _run_stock is None or not _run_stock(self, application, _STOCK):
@@ -176,7 +177,7 @@ class BaseHandler:
                 self.result = application(self.environ, self.start_response)
                 self.finish_response()
         except (ConnectionAbortedError, BrokenPipeError, ConnectionResetError):
-            self._is_over = True  # although close() wasn't called
+            self._is_over = True  # here too, because close() wasn't called
         except BaseException:  # KeyboardInterrupt and SystemExit too: the hook decides
             try:
                 self.handle_error()
@@ -222,7 +223,7 @@ class BaseHandler:
         return guess_scheme(self.environ)
 
     def set_content_length(self) -> None:
-        """Set Content-Length if it can be known: the iterable has a length of one block."""
+        """Set Content-Length if it is known, which it is if the iterable has exactly one block."""
         try:
             blocks = len(self.result)
         except (TypeError, AttributeError, NotImplementedError):
@@ -252,7 +253,7 @@ class BaseHandler:
                 if self.headers_sent:
                     raise exc_info[1].with_traceback(exc_info[2])  # type: ignore[union-attr]
             finally:
-                exc_info = None  # or the traceback and this frame would hold each other
+                exc_info = None  # avoid a reference cycle of traceback and frame
         elif self.headers is not None:
             raise AssertionError("Headers already set!")
         self.status = status
@@ -301,21 +302,21 @@ class BaseHandler:
         self._flush()
 
     def sendfile(self) -> bool:
-        """Override to transmit ``self.result``, a ``wsgi_file_wrapper``, by the platform's own means.
+        """Override to transmit ``self.result``, a ``wsgi_file_wrapper``, by a function of the platform.
 
-        Return True if that was done; send the headers first if they weren't.
+        An override sends the headers first if they weren't sent, and returns True if it has transmitted the file.
         """
         return False
 
     def finish_content(self) -> None:
-        """Send the headers of a response that had no block of body."""
+        """Send the headers of a response whose body has no block."""
         if not self.headers_sent:
-            # The application's own length stays: a HEAD request is answered so.
+            # Keep a length that the application has set: the answer to HEAD may have one.
             self.headers.setdefault("Content-Length", "0")  # type: ignore[union-attr]
             self.send_headers()
 
     def close(self) -> None:
-        """Close the application's iterable, if it can be, and forget the request."""
+        """Close the application's iterable, if it has ``close()``, and forget the request."""
         try:
             if hasattr(self.result, "close"):
                 self.result.close()
@@ -330,13 +331,13 @@ class BaseHandler:
         """Send the preamble and the header fields."""
         self.cleanup_headers()
         has_head = not self.origin_server or self.client_is_modern()
-        # It raises before anything is sent, if it must.
+        # Any error must come before something is sent.
         fields = bytes(self.headers) if has_head else b""  # type: ignore[arg-type]
         self.headers_sent = True
         if has_head:
             self.send_preamble()
             if getattr(self.send_preamble, "__func__", None) is not BaseHandler.send_preamble:
-                fields = bytes(self.headers)  # type: ignore[arg-type]  # another one may have set some
+                fields = bytes(self.headers)  # type: ignore[arg-type]  # an override may have set fields
             self._write(fields)
 
     def result_is_file(self) -> bool:
@@ -345,32 +346,32 @@ class BaseHandler:
         return wrapper is not None and isinstance(self.result, wrapper)
 
     def client_is_modern(self) -> bool:
-        """Whether the client takes a status line and headers: anything after HTTP/0.9."""
+        """Whether the client expects a status line and headers, as all do after HTTP/0.9."""
         protocol: str = self.environ["SERVER_PROTOCOL"]
         return protocol.upper() != "HTTP/0.9"
 
     def log_exception(self, exc_info: ExcInfo) -> None:
-        """Write a traceback to the error stream. One that can't be written is lost, and raises nothing."""
+        """Write a traceback to the error stream. If that fails, drop it and raise nothing."""
         try:
             stderr = self.get_stderr()
             stderr.write(_shown(exc_info, self.traceback_limit))
             stderr.flush()
         except KeyboardInterrupt:
             raise
-        except BaseException:  # there is no other place to say it
+        except BaseException:  # there is no other place to report it
             pass
         finally:
-            exc_info = (None, None, None)  # or the traceback and this frame would hold each other
+            exc_info = (None, None, None)  # avoid a reference cycle of traceback and frame
 
     def handle_error(self) -> None:
-        """Log the current exception, and answer it if nothing was sent yet; close() may raise after all was sent."""
+        """Log the current exception, and answer 500 if nothing was sent: close() may raise after a complete answer."""
         self.log_exception(sys.exc_info())
         if not (self.headers_sent or self._is_over):
             self.result = self.error_output(self.environ, self.start_response)
             self.finish_response()
 
     def error_output(self, environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-        """A WSGI application that answers an error, without telling the client what it was."""
+        """A WSGI application for the answer to an error. It doesn't tell the client what happened."""
         start_response(self.error_status, self.error_headers[:], sys.exc_info())
         return [self.error_body]
 
@@ -436,7 +437,7 @@ class SimpleHandler(BaseHandler):
             self._write_rest(data, written)
 
     def _write_rest(self, data: bytes, written: int | None) -> None:
-        """Go on after a write that took a part: ``stdout`` should have taken it all."""
+        """Write the rest after a partial write, with a warning, because ``stdout`` should write each block in full."""
         import warnings
 
         warnings.warn(
@@ -444,7 +445,7 @@ class SimpleHandler(BaseHandler):
         )
         start = len(data) if written is None else written
         while start < len(data):
-            # Not all there is: to copy that for each write takes quadratic time.
+            # Offer a limited part, because copying all the rest for each write takes quadratic time.
             piece = data[start : start + _LARGEST_REST]
             written = self.stdout.write(piece)
             start += len(piece) if written is None else written
@@ -453,15 +454,15 @@ class SimpleHandler(BaseHandler):
         self.stdout.flush()
 
 
-# The accelerator's short cut: run_stock(handler, application, stock) does what BaseHandler.run() does before it handles
-# errors if no hook of a SimpleHandler is overridden, and returns whether it did. stock: SimpleHandler's hooks by name
-# (close(), _write() and _flush() may differ in a class), and None for names that may have another value in a class; an
-# instance may have none of them. An answer of one block is sent in one piece; whatever else the application does is
-# handed over to the handler's methods in mid-course.
+# The accelerator's shortcut: run_stock(handler, application, stock) does what BaseHandler.run() does, except for the
+# handling of errors, if no hook of a SimpleHandler is overridden. It returns whether it did. stock: SimpleHandler's
+# hooks by name (a class may have its own close(), _write() and _flush()), and None for attributes that a class may set;
+# none of these names may be set on the instance. It sends an answer of one block in one piece. For any other answer it
+# calls the handler's methods, which continue where it stopped.
 _run_stock: Callable[..., bool] | None = getattr(accelerator, "run_stock", None)
 
-# What run_stock() wants to find unchanged: the hooks, in the order in which run() reaches them, and the
-# attributes that are the class's to set.
+# What must be unchanged for run_stock(): the hooks, in the order in which run() calls them, and the attributes that
+# only the class may set.
 _STOCK: dict[str, Callable[..., Any] | None] = {
     name: getattr(SimpleHandler, name)
     for name in (
@@ -483,10 +484,10 @@ class BaseCGIHandler(SimpleHandler):
 
 
 class CGIHandler(BaseCGIHandler):
-    """Answers the one CGI request that ``sys.stdin`` and ``os.environ`` hold (RFC 3875)."""
+    """Answers one CGI request, from ``sys.stdin`` and ``os.environ`` (RFC 3875)."""
 
     wsgi_run_once = True
-    # read_environ() has it all: nothing of an earlier request in this process may show through.
+    # read_environ() returns all variables. Those of an earlier request in this process must not get in.
     os_environ: MutableMapping[str, str] = {}  # noqa: RUF012
 
     def __init__(self) -> None:
@@ -496,7 +497,7 @@ class CGIHandler(BaseCGIHandler):
 class IISCGIHandler(BaseCGIHandler):
     """A CGIHandler for Microsoft's IIS in its default setting, where PATH_INFO begins with SCRIPT_NAME.
 
-    RFC 3875 section 4.1.5 has them apart; the repeated part is cut off.
+    RFC 3875 section 4.1.5 separates the two, so the repeated part is cut off.
     """
 
     wsgi_run_once = True

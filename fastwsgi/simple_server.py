@@ -53,27 +53,27 @@ __all__ = ["WSGIRequestHandler", "WSGIServer", "demo_app", "explain", "make_serv
 
 _VERSION = "0.2"
 
-# Scripts and tests compare the Server line, so it reads as the standard library's on each Python.
+# Scripts and tests compare the Server field, so its value equals the standard library's on each Python.
 server_version: str = "WSGIServer" if sys.version_info >= (3, 15) else f"WSGIServer/{_VERSION}"
 sys_version: str = f"{platform.python_implementation()}/{platform.python_version()}"
 software_version: str = f"{server_version} {sys_version}"
 
 _log_date: tuple[int, str] = (-1, "")
 _STOCK_LOG_MESSAGE = BaseHTTPRequestHandler.log_message
-# From 3.15 the log may be in colours. What makes them is imported lazily there, and not by this question.
+# From Python 3.15 the log may be in colours. It imports _colorize lazily; this look into vars() doesn't import it.
 _LOG_IS_PLAIN = "_colorize" not in vars(http.server)
 
 _ForkingMixIn: Any = getattr(socketserver, "ForkingMixIn", ())  # POSIX only
 
 
 class ServerHandler(SimpleHandler):
-    """Runs the application for a request handler, and has it log the answer."""
+    """Runs the application for a request handler, and calls its hook for the log."""
 
     server_software: str = software_version  # pyright: ignore[reportIncompatibleVariableOverride]
     request_handler: WSGIRequestHandler
 
     def close(self) -> None:
-        """Have the answer logged, by ``request_handler.log_request()``; then close as ``BaseHandler`` does."""
+        """Log the answer by ``request_handler.log_request()``, then close as ``BaseHandler`` does."""
         try:
             code = self.status.split(" ", 1)[0] if self.status else "-"
             self.request_handler.log_request(code, self.bytes_sent)
@@ -83,14 +83,14 @@ class ServerHandler(SimpleHandler):
 
 @functools.cache
 def _default_settings() -> Settings:
-    """The default settings, loaded when they are first asked for."""
+    """The default settings; their module is loaded at the first call."""
     from ._http.settings import Settings
 
     return Settings()
 
 
 class _DefaultSettings:
-    """A class attribute that is the default settings."""
+    """A class attribute whose value is the default settings."""
 
     def __get__(self, server: object, owner: type | None = None) -> Settings:
         return _default_settings()
@@ -119,17 +119,17 @@ class WSGIServer(HTTPServer):
         RequestHandlerClass: Callable[..., Any],  # noqa: N803 - socketserver's name
         bind_and_activate: bool = True,
     ) -> None:
-        address: Any = server_address  # of another family perhaps, in a subclass
+        address: Any = server_address  # a subclass may use another address family
         host = address[0] if isinstance(address, tuple) else None
         if self.address_family == socket.AF_INET and isinstance(host, str) and ":" in host:
             self.address_family = socket.AF_INET6
-        # By now, and not when serving begins: a program may have given up the right to read it by then.
+        # Import it now: when serving begins, the program may have lost the right to read our files.
         from ._wsgiref import event_path  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
         super().__init__(server_address, RequestHandlerClass, bind_and_activate)
 
     def server_bind(self) -> None:
-        """Bind, and name the server by its address or, for all interfaces, the machine: without the DNS."""
+        """Bind; set the server's name to its address, or for all interfaces to the host name, without the DNS."""
         socketserver.TCPServer.server_bind(self)
         host, port = self.server_address[:2]
         self.server_name = socket.gethostname() if host in ("", "0.0.0.0", "::") else str(host)
@@ -137,7 +137,7 @@ class WSGIServer(HTTPServer):
         self.setup_environ()
 
     def setup_environ(self) -> None:
-        """Set ``self.base_environ``, what all requests' environs begin with."""
+        """Set ``self.base_environ``, the keys that every request's environ begins with."""
         self.base_environ = {
             "SERVER_NAME": self.server_name,
             "GATEWAY_INTERFACE": "CGI/1.1",
@@ -148,12 +148,12 @@ class WSGIServer(HTTPServer):
         }
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Serve until ``shutdown()`` is called in another thread, by the path that ``explain()`` tells.
+        """Serve until ``shutdown()`` is called in another thread. ``explain()`` tells which path serves.
 
-        poll_interval: how often, in seconds, ``service_actions()`` is called at least.
+        poll_interval: the longest time, in seconds, between two calls of ``service_actions()``.
         """
         explanation = explain(self)
-        if "logging" in sys.modules:  # as it is where anybody listens
+        if "logging" in sys.modules:  # a program that wants log records has imported it
             import logging
 
             logging.getLogger(__name__).debug("%r is served %s", self, explanation)
@@ -180,13 +180,13 @@ class WSGIServer(HTTPServer):
         return self._BaseServer__shutdown_request
 
     def handle_request(self) -> None:
-        """Answer one request; wait for it ``self.timeout`` seconds at most, if that is set.
+        """Answer one request. If ``self.timeout`` is set, wait no longer than that for it, in seconds.
 
-        Clients that connect and send nothing are not waited for while another sends a request.
+        A client that connects and sends nothing doesn't delay the request of another client.
         """
         inside = self._inside
         if explain(self).path == "classic" or (inside is not None and inside.loop.is_running):
-            super().handle_request()  # the application of another request may ask for one
+            super().handle_request()  # an application may call this while it answers
             return
         if inside is not None and not inside.front.is_for(self):
             self._close_inside()
@@ -197,13 +197,13 @@ class WSGIServer(HTTPServer):
         timeouts = [each for each in (inside.server.listener_timeout, self.timeout) if each is not None]
         if not inside.loop.serve_one(min(timeouts, default=None)):
             self.handle_timeout()
-        if inside.loop.is_stopped:  # by server_close(), while it was answering
+        if inside.loop.is_stopped:  # the application has called server_close()
             inside.loop.finish(inside.server.settings.graceful_timeout)
             self._close_inside()
 
     def shutdown(self) -> None:
         """Make ``serve_forever()`` in another thread return, and wait until it has."""
-        # Not by super().shutdown(): woken up, the other thread may have returned before that says so a second time.
+        # Don't use super().shutdown(): it sets the flag again, and the other thread may have returned and cleared it.
         self._BaseServer__shutdown_request = True
         inside = self._inside
         if inside is not None:
@@ -211,7 +211,7 @@ class WSGIServer(HTTPServer):
         self._BaseServer__is_shut_down.wait()  # type: ignore[attr-defined]
 
     def server_close(self) -> None:
-        """Close the listening socket, and every connection."""
+        """Close the listening socket and every connection."""
         if self._inside is not None and self._inside.loop.is_running:
             self._inside.loop.stop()  # serve_forever() closes what it uses
         else:
@@ -224,7 +224,7 @@ class WSGIServer(HTTPServer):
             inside.loop.close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print the exception being handled to stderr. One that can't be printed is lost, and no error of its own."""
+        """Print the exception being handled to stderr. If that fails, drop it and raise nothing."""
         if sys.stderr is None:  # socketserver would print to standard output
             return
         with contextlib.suppress(Exception):
@@ -240,7 +240,7 @@ class WSGIServer(HTTPServer):
 
 
 class WSGIRequestHandler(BaseHTTPRequestHandler):
-    """Reads one request from a connection and answers it by the server's application.
+    """Reads one request from a connection and answers it with the server's application.
 
     request: the socket; client_address: (host, port, ...); server: the WSGIServer.
     """
@@ -254,15 +254,15 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     request_version: str
     close_connection: bool
 
-    # The request that was parsed; its fields as a Message, once they were looked at; and what of the request a program
-    # may have changed since.
+    # The parsed request; its fields as a Message, once they were read; and the attributes as parsed, to notice whether
+    # a program has changed them.
     _head: Request | None = None
     _message: Message | None = None
     _request: tuple[str, str, str] | None = None
 
     @property
     def headers(self) -> Message:
-        """The request's fields as an ``http.client.HTTPMessage``, made when first looked at."""
+        """The request's fields as an ``http.client.HTTPMessage``, made at the first access."""
         if self._message is None:
             if self._head is None:
                 raise AttributeError("headers")
@@ -286,13 +286,13 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         return settings if settings is not None else _default_settings()
 
     def address_string(self) -> str:
-        """The client's address for the log, "-" where it has none (a unix socket)."""
+        """The client's address for the log; "-" if it has none, as on a unix socket."""
         return split_address(self.client_address)[0] or "-"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
-        """Write a line of the log to stderr: the client, the time, and ``format % args``.
+        """Write a log line to stderr: the client, the time, and ``format % args``.
 
-        A line that can't be written is lost: no request fails because of it.
+        A line that can't be written is dropped, and the request doesn't fail.
         """
         if BaseHTTPRequestHandler.log_message is not _STOCK_LOG_MESSAGE:
             super().log_message(format, *args)
@@ -300,22 +300,22 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         message = format % args
         if sys.stderr is None:
             return
-        is_plain = _LOG_IS_PLAIN and message.isprintable() and "\\" not in message  # else something in it is escaped
+        is_plain = _LOG_IS_PLAIN and message.isprintable() and "\\" not in message  # super() escapes other characters
         line = f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n" if is_plain else ""
         try:
             if is_plain:
                 sys.stderr.write(line)
             else:
                 super().log_message(format, *args)
-        except Exception:  # whatever stands for standard error
+        except Exception:  # a program may replace stderr by any object
             pass
 
     def _log_failure(self, what: str, error: BaseException) -> None:
-        """Log what has failed at this end, so that a request isn't answered as it should be."""
+        """Log a failure of the server that spoils the answer to a request."""
         self.log_error("%s: %s", what, error)
 
     def log_date_time_string(self) -> str:
-        """The local time, as the log has it; made once a second."""
+        """The local time for log lines, formatted once a second."""
         if self.monthname is not BaseHTTPRequestHandler.monthname:
             return super().log_date_time_string()
         global _log_date  # noqa: PLW0603 - one tuple, replaced whole, so a thread sees the old or the new one
@@ -329,7 +329,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     def get_environ(self) -> WSGIEnvironment:
         """A new environ for the current request, on a copy of the server's ``base_environ``.
 
-        If ``headers`` was looked at, the fields are read from there: a subclass may have changed them.
+        If ``headers`` was accessed, its fields are used, because a subclass may have changed them.
         """
         request, now = self._head, (self.command, self.path, self.request_version)
         if request is None or self._message is not None or self._request != now:
@@ -338,15 +338,15 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         request.is_tls = is_tls(getattr(self, "connection", None))
         environ = request_environ(self.server.base_environ, request, self.server_version, CONTENT_TYPE)
         if self._head is not None:
-            environ["REQUEST_URI"] = self._head.target  # as it was sent, whatever became of self.path
+            environ["REQUEST_URI"] = self._head.target  # as the client sent it, even if self.path was changed
         if type(self).address_string is not _STOCK_ADDRESS_STRING:
             host = self.address_string()
             if host not in (client[0], "-"):
-                environ["REMOTE_HOST"] = host  # an override knows a name for the client
+                environ["REMOTE_HOST"] = host  # an override returned a name for the client
         return environ
 
     def get_stderr(self) -> ErrorStream:
-        """The stream for ``wsgi.errors``: ``sys.stderr``, or one that drops everything where that is None."""
+        """The stream for ``wsgi.errors``: ``sys.stderr``, or if that is None, a stream that drops everything."""
         return error_stream()
 
     def handle(self) -> None:
@@ -369,7 +369,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             self._answer(environ, body)
 
     def _open_body(self, environ: WSGIEnvironment) -> Any:
-        """The stream for ``wsgi.input``: it ends where the request does."""
+        """The stream for ``wsgi.input``, which ends where the request's body ends."""
         request = self._head if self._head is not None else _NO_REQUEST
         length, size, chunked = request.length, 0, None
         if length is None:
@@ -386,7 +386,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         return io.BytesIO() if self._is_on_socket() else contextlib.nullcontext(self.rfile)
 
     def _is_on_socket(self) -> bool:
-        """Whether a client is there; a stream made by hand ends by itself, and may have been made to be read."""
+        """Whether the request comes from a socket. Another stream ends by itself, and the application may read it."""
         return isinstance(getattr(self, "connection", None), socket.socket)
 
     def _answer(self, environ: WSGIEnvironment, body: Any) -> None:
@@ -415,14 +415,14 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         """Parse the request whose first line is ``raw_requestline``; read the rest of its head.
 
         Sets ``requestline``, ``command``, ``path``, ``request_version``, ``headers`` and
-        ``close_connection``. Returns False if there is no request to answer: it has had its answer.
+        ``close_connection``. Returns False if the request was bad and has had its answer.
         """
         self._begin_request(self.raw_requestline)
         if not self.requestline:
             return False
         limits = self._settings
         try:
-            # On its own first: the answer to a bad line mustn't wait for the lines after it.
+            # Parse the line alone first: the answer to a bad line must not wait for the lines after it.
             self.command, _, self.request_version = parse_request_line(
                 self.raw_requestline, limits.max_request_line, tolerant=True
             )
@@ -437,19 +437,19 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             return False
         self._take_request(request)
         if request.length is None:
-            self.close_connection = True  # a handler that loops over requests knows of lengths, but not of chunks
+            self.close_connection = True  # a handler that loops over requests may not decode chunks
         if self.protocol_version < "HTTP/1.1" or not request.expects_continue:
             return True
         return self.handle_expect_100()
 
     def _refuse(self, error: BadRequest) -> None:
-        """Answer what is no request, or what we can't take; of that the cause is logged."""
+        """Answer a bad request, or one whose body can't be stored; log the cause of the latter."""
         if isinstance(error.__cause__, OSError | MemoryError):
             self._log_failure(error.reason, error.__cause__)
         self.send_error(error.status, explain=error.reason)
 
     def _begin_request(self, request_line: bytes) -> None:
-        """Set what send_error() and the log want to know, whatever comes."""
+        """Set the attributes that send_error() and the log need, even if the request is bad."""
         self.raw_requestline = request_line
         self.requestline = request_line.decode("iso-8859-1").rstrip("\r\n")
         self.command = ""
@@ -457,22 +457,22 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def _take_request(self, request: Request) -> None:
-        """Set what is known from a request whose head could be parsed."""
+        """Set the attributes from a parsed request."""
         self._head, self._message = request, None
-        # As http.server has it: a path that starts with two slashes would read as a host in a Location.
+        # As http.server does: in a Location field, a path that starts with two slashes would name another host.
         path = request.target if not request.target.startswith("//") else "/" + request.target.lstrip("/")
         self.command, self.path, self.request_version = self._request = request.method, path, request.version
         self.close_connection = self.protocol_version < "HTTP/1.1" or not request.is_persistent
 
     def _wrap(self, request: Request) -> None:
-        """Hold a request that the event-driven server has read, for hooks to see."""
+        """Take over a request that the event-driven server has read, so that hooks can see it."""
         line, end, _ = request.raw.partition(b"\n")
         self._begin_request(line + end)
         if request.method:
             self._take_request(request)
 
 
-# For a handler whose request was put into it by hand, and has no body.
+# For a handler whose attributes a program set by hand: there is no body.
 _NO_REQUEST = Request("", "", "", [])
 _STOCK_ADDRESS_STRING = WSGIRequestHandler.address_string
 
@@ -506,7 +506,7 @@ def make_server(
     server_class: type[WSGIServer] = WSGIServer,
     handler_class: type[WSGIRequestHandler] = WSGIRequestHandler,
 ) -> WSGIServer:
-    """Make a server that listens and has its application.
+    """Make a server that listens, and set its application.
 
     host: str, "" for all interfaces; port: int, 0 for a free one (``server.server_port`` tells which);
     app: PEP 3333 callable. Raises OSError if the address can't be bound.
@@ -518,7 +518,7 @@ def make_server(
 
 # ---- which path serves ------------------------------------------------------------------------------
 
-# As they are now, so that what is changed later, in a subclass or here, is seen.
+# The attributes as they are now, to notice later changes in a subclass or in these classes.
 _STOCK_SERVER = stock(WSGIServer, SERVER_HOOKS)
 _STOCK_LISTENING = stock(WSGIServer, ["request_queue_size", "server_activate"])
 _STOCK_APP = stock(WSGIServer, ["get_app"])
@@ -533,7 +533,7 @@ def explain(server: WSGIServer) -> Explanation:
     """Tell which path would serve a server now, and why: ``explanation.path`` and ``explanation.reasons``.
 
     "event-driven": one loop serves all connections, and keeps them open between requests. "classic": as in
-    socketserver, a handler object for each connection, because a hook is overridden that only this path has.
+    socketserver, each connection gets a handler object, because the program overrides a hook that only this path calls.
     """
     reasons: list[str] = []
     server_class, handler_class = type(server), server.RequestHandlerClass
@@ -549,12 +549,12 @@ def explain(server: WSGIServer) -> Explanation:
     for name in overridden(_StockServerHandler, _STOCK_RESPONSE):
         reasons.append(f"ServerHandler.{name} is overridden")
     if not accepts_plainly(server.socket):
-        reasons.append(f"{type(server.socket).__name__} is a socket of its own kind")
+        reasons.append(f"{type(server.socket).__name__} has its own accept()")
     return Explanation("classic" if reasons else "event-driven", tuple(reasons))
 
 
 def _inside_of(server: WSGIServer, loop: EventLoop | None = None, threads: int = 1) -> Inside:
-    """What serves a server on the event-driven path. loop: None for a new one of one thread."""
+    """Make the objects that serve a server on the event-driven path. loop: None for a new SingleLoop."""
     from ._wsgiref.event_path import make_inside, response_of
     from ._wsgiref.front import ServerFront
 
@@ -586,17 +586,17 @@ def _hooks_of(server: WSGIServer) -> Overridden:
 
 
 def _has_log_hooks(handler_class: type) -> bool:
-    """Whether log lines aren't what our handler makes of them."""
+    """Whether a program or http.server changes log lines, so that the handler has to make them."""
     is_patched = BaseHTTPRequestHandler.log_message is not _STOCK_LOG_MESSAGE
     return is_patched or bool(overridden(handler_class, _STOCK_LOG)) or _log_is_coloured()
 
 
 def _log_is_coloured() -> bool:
-    """Whether http.server writes log lines in colours: from 3.15, on a terminal that has them."""
+    """Whether http.server writes log lines in colours: from Python 3.15, on a terminal with colours."""
     colorize = getattr(http.server, "_colorize", None)
     try:
         return colorize is not None and sys.stderr is not None and bool(colorize.can_colorize(file=sys.stderr))
-    except ValueError:  # it's closed
+    except ValueError:  # stderr is closed
         return False
 
 

@@ -1,1 +1,1 @@
-"""Sockets and time: the event-driven server, which both faces stand on."""
+"""Sockets and time: the event-driven server, which simple_server and serve() share."""

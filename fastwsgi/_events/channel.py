@@ -1,4 +1,4 @@
-"""The base of a connection: with the compiled accelerator it may answer whole requests by itself."""
+"""The base class of a connection: with the compiled accelerator it answers most requests without Python code."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fastwsgi._backend import accelerator
 
 
 class FastLane(Protocol):
-    """What a server has in common for all requests, so that channels can answer usual ones in one compiled call.
+    """The compiled shortcut for simple requests: it keeps what all requests of a server have in common.
 
-    Each thread that serves has a lane of its own.
+    With it a channel answers such a request in one compiled call. Each serving thread has its own lane.
     """
 
     #: Whether the lane may be used.
@@ -24,23 +24,25 @@ class FastLane(Protocol):
     def learn(self, template: dict[str, object], hidden: dict[str, object]) -> None:
         """Open the lane.
 
-        template: an environ without what a request or its client determines; hidden: what a request's fields replace.
+        template: the keys of an environ that no request or client changes; hidden: HTTP_* variables of the process
+        environment, which the fields of a request replace.
         """
 
     def take_log(self) -> str:
-        """The lines of the log that weren't taken yet."""
+        """Return the log lines that have collected since the last call."""
         ...
 
 
 class PlainChannel:
-    """A channel without an accelerator.
+    """A channel without the accelerator: the base class of ``Connection``.
 
-    fd: the descriptor of a socket that doesn't block; lane: the fast lane of the thread that serves it, or None.
+    fd: the descriptor of a non-blocking socket; lane: the fast lane of the thread that serves it, or None.
 
     The compiled channel calls these methods of its subclass ``Connection``: ``turn()`` when the socket may be ready;
-    ``received(data)`` with octets for the general path; ``begin_response(request, environ, body)`` for a general
-    response in mid-course, and ``adopt(response, rest, error, unsent)`` to go on with it;
-    ``send_rest(data, rest, persistent)``; ``close_failed(request, error)``; ``describe(request)``; ``close()``.
+    ``received(data)`` with octets for the general path, which is the Python code for every kind of request;
+    ``begin_response(request, environ, body)`` to make a response that the general path completes, and
+    ``adopt(response, rest, error, unsent)`` to continue it; ``send_rest(data, rest, persistent)``;
+    ``close_failed(request, error)``; ``describe(request)``; ``close()``.
     """
 
     __slots__ = ("between_requests", "deadline", "drained", "fd", "lane", "remote")
@@ -48,25 +50,25 @@ class PlainChannel:
     def __init__(self, fd: int, lane: FastLane | None) -> None:
         self.fd = fd
         self.lane = lane
-        #: Whether the next octet begins a request, and nothing waits to be sent.
+        #: Whether the next octet begins a request and nothing waits to be sent.
         self.between_requests = lane is not None
-        #: Whether on_event() has taken all that was there, and waits for more.
+        #: Whether on_event() has read everything that the socket had.
         self.drained = False
-        #: When the connection has waited too long, by ``time.monotonic()``.
+        #: The time, by ``time.monotonic()``, at which the connection has waited too long.
         self.deadline = 0.0
-        #: The client's address and port as an environ has them, once somebody wanted to know.
+        #: The client's address and port as an environ has them; None until they are first needed.
         self.remote: tuple[str, str] | None = None
 
     def on_event(self) -> None:
-        """Answer usual requests that have come; leave all else to ``turn()``."""
+        """Answer the simple requests that have arrived; leave everything else to ``turn()``."""
         self.turn()
 
     def turn(self) -> None:
-        """Do what can be done now."""
+        """Do all the work that is possible now."""
         raise NotImplementedError
 
     def forget(self) -> None:
-        """Give back memory that only speeds up the next request."""
+        """Free the memory that only makes the next request faster."""
         self.remote = None
 
 

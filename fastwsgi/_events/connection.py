@@ -1,8 +1,8 @@
-"""One connection: receive, find requests, have them answered, send; and what time each of that may take.
+"""One connection: receive octets, find requests, run the application, send answers, and enforce the timeouts.
 
-Everything here runs in a thread of the event loop, and nothing waits. A connection is in one of the states that
-``states.py`` has in a table. A request is answered when it is whole, one after the other. With the compiled accelerator
-the base class, Channel, answers usual requests by itself, as long as no request has begun.
+Everything here runs in a thread of the event loop, and nothing blocks. A connection is in one of the states that
+``states.py`` defines in a table. It answers requests one after the other, each when it is complete. With the compiled
+accelerator the base class, Channel, answers simple requests that arrive while the connection is idle.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from .response import Client, Response
 
 _RECEIVE = 65536
-_MOST_READ_AWAY = 16  # times that, before other connections have their turn
-#: For this many seconds a client that has just had an answer is likely to ask again.
+_MOST_READ_AWAY = 16  # receive() calls in a row, before other connections have their turn
+#: A client is likely to send its next request within this many seconds after an answer.
 MOMENT = 1.0
-_PATIENCE = 0.5  # seconds for which a thread waits for a client without a look at whether the server stops
+_PATIENCE = 0.5  # seconds that a thread waits for a client before it checks whether the server stops
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -58,7 +58,7 @@ class Server(Protocol):
 
     @property
     def loop(self) -> ConnectionLoop:
-        """What serves its connections."""
+        """The event loop that serves its connections."""
         ...
 
     def get_app(self) -> WSGIApplication:
@@ -66,14 +66,14 @@ class Server(Protocol):
         ...
 
     def make_response(self, client: Client, request: Request, environ: WSGIEnvironment, body: Any) -> Response:
-        """What answers a request."""
+        """Make the object that answers a request."""
         ...
 
     def flush_log(self, lane: FastLane) -> None:
-        """Write the lines that a lane has collected."""
+        """Write the log lines that a lane has collected."""
 
     def must_end(self, error: BaseException) -> bool:
-        """Whether what an application has raised is to end the server."""
+        """Whether an exception from an application must end the server."""
         ...
 
 
@@ -81,38 +81,38 @@ class ConnectionLoop(Protocol):
     """What a connection needs of the loop that serves it."""
 
     requests: int
-    #: Whether several threads run it, so that an application may keep one of them waiting.
+    #: Whether several threads run the loop, so that an application may block one of them.
     is_shared: bool
 
-    #: How far it is with stopping; see phases.py.
+    #: How far the loop has got with stopping; see phases.py.
     phase: int
 
     def watch(self, connection: Connection, events: int) -> None:
-        """Call on_event() when the socket is ready for these events, and for no others."""
+        """Call on_event() when the socket is ready for one of these events."""
 
     def forget(self, connection: Connection) -> None:
-        """Take note that a connection is about to close its socket."""
+        """Stop to serve a connection, which is about to close its socket."""
 
 
 class Answer(Protocol):
     """What a connection needs of a response."""
 
-    #: Whether there is nothing more to come from it.
+    #: Whether the response is complete or given up.
     finished: bool
     #: Whether the connection can be used for another request.
     persistent: bool
-    #: Whether the client could take what it got for the whole.
+    #: Whether the client could mistake the part that it received for the whole answer.
     must_reset: bool
 
     def advance(self) -> None:
-        """Go on."""
+        """Continue with the next part."""
 
     def abandon(self) -> None:
-        """The client is gone, or has to go."""
+        """Stop: the client has gone, or the connection is being closed."""
 
 
 class _Sent:
-    """A response of the fast lane, of which there is nothing left to do but to send the rest."""
+    """A response of the fast lane that is complete, except that the rest still has to be sent."""
 
     finished = True
     must_reset = False
@@ -121,20 +121,20 @@ class _Sent:
         self.persistent = persistent
 
     def advance(self) -> None:
-        """Nothing: it's finished."""
+        """Do nothing: the response is complete."""
 
     def abandon(self) -> None:
-        """Nothing."""
+        """Do nothing: the application has ended."""
 
 
 class ClientGoneError(ConnectionAbortedError):
-    """The connection broke: nobody is there to be answered."""
+    """The connection is broken, so the client can't receive an answer."""
 
 
 class Connection(Channel):
     """A client's connection; ``on_event()`` is called whenever the socket may have become ready.
 
-    server: see Server; sock: the client's socket, which doesn't block; address: the client's.
+    server: see Server; sock: the client's non-blocking socket; address: the client's address.
     """
 
     __slots__ = (
@@ -147,13 +147,13 @@ class Connection(Channel):
         self.server = server
         self.sock = sock
         self.address = address
-        #: What was received and not yet understood; None between requests.
+        #: Octets that were received and not parsed yet; None between requests.
         self.buffer: bytearray | None = None
-        #: How much of the buffer was searched for the head's end.
+        #: How many octets of the buffer were searched for the end of the head.
         self.scanned = 0
-        #: With its line end; 0: not there yet.
+        #: The size of the request line with its line end; 0 until the line is complete.
         self.request_line_size = 0
-        #: The request whose head is there, until it's answered.
+        #: The current request, from the end of its head until it is answered.
         self.request: Request | None = None
         self.body: IncomingBody | None = None
         self.response: Answer | None = None
@@ -170,11 +170,11 @@ class Connection(Channel):
         self.deadline = now + server.settings.head_timeout
 
     def _enter(self, state: State, now: float | None = None) -> None:
-        """Be in another state: the one place where a state's deadline, events and lane are set.
+        """Change the state. Only this method sets the deadline, the watched events and the use of the lane.
 
-        now: the time, if it's known already.
+        now: the time, if the caller has it already.
         """
-        if state.watches and (self.watched or state.watches != READ):  # a new one is watched when its turn is over
+        if state.watches and (self.watched or state.watches != READ):  # a new one is watched after its first turn
             self.server.loop.watch(self, state.watches)  # first: it may raise
         self.state = state
         self.between_requests = state.for_lane and self.lane is not None
@@ -182,13 +182,13 @@ class Connection(Channel):
             self.deadline = (monotonic() if now is None else now) + self.server.times[state.index]
 
     def _progressed(self) -> None:
-        """A step forward was made, so the time of the state begins again."""
+        """Restart the timeout of the state, because the client made progress."""
         self.deadline = monotonic() + self.server.settings.progress_timeout
 
     # ---- events --------------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Do what can be done now."""
+        """Do all the work that is possible now."""
         state = self.state
         try:
             if state.takes_input:
@@ -205,21 +205,21 @@ class Connection(Channel):
             self.close()
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """React to a deadline that has passed: refuse the request, or close."""
         if self.state is HEAD or self.state is BODY:
             try:
                 self._refuse(BadRequest(408, "The request took too long"))
             except ClientGoneError:
                 self.close()
         elif self.state is IDLE:
-            if not self.has_input():  # which may have come after the events that are handled
+            if not self.has_input():  # input may have arrived after the events of this turn
                 self.close()
         elif self.state is not ANSWER:
             self.close()
 
     def _read(self) -> None:
         transport = self.server.transport
-        if self.output:  # 100 (Continue), behind an answer that the client hasn't taken
+        if self.output:  # 100 (Continue) waits behind an answer that the client hasn't read
             self._flush()
             if not self.output:
                 self.server.loop.watch(self, READ)
@@ -241,14 +241,14 @@ class Connection(Channel):
             raise ClientGoneError from error
 
     def _end_of_input(self) -> None:
-        """The client sends nothing more; what it began isn't a request."""
+        """The client has ended its side of the stream: close, or refuse the request that it left incomplete."""
         if self.state is IDLE:
             self.close()
         else:
             self._refuse(BadRequest(400, "Incomplete request"))
 
     def _take_proxy_header(self) -> None:
-        """Take the header off the stream and nothing behind it, for that may be TLS."""
+        """Read the header, and no octet after it, because the rest of the stream may be TLS."""
         header = self.proxy_header
         assert header is not None
         while not header.done:
@@ -260,7 +260,7 @@ class Connection(Channel):
             except (BlockingIOError, InterruptedError):
                 return
             except (OSError, BadRequest) as error:
-                raise ClientGoneError from error  # a peer that isn't the proxy is told nothing
+                raise ClientGoneError from error  # a peer that isn't the proxy gets no answer
         self.proxy_header = None
         self.address = header.source or self.address
         self.remote = None
@@ -278,20 +278,20 @@ class Connection(Channel):
             self._read()
 
     def _begin(self, state: State) -> None:
-        """Go on to another state before the first request, in the time that is left since the connection's start."""
+        """Change the state before the first request, without a new deadline: its time counts from the accept on."""
         deadline = self.deadline
         self._enter(state)
         self.deadline = deadline
 
     def drop_urgent_data(self) -> None:
-        """Take an octet of urgent data off the socket, where it's beside the stream and ends each receive()."""
+        """Drop an octet of urgent data. It is outside the stream, and each receive() would stop at it."""
         with contextlib.suppress(OSError):
             socket.socket.recv(self.sock, 1, socket.MSG_OOB)
 
     # ---- requests ------------------------------------------------------------------------------------
 
     def _take(self, data: bytes) -> None:
-        """Take octets from the client, and have every request answered that is whole by now."""
+        """Add octets from the client to the buffer, and answer every request that is complete."""
         if self.buffer is None:
             self.buffer = bytearray(data)
         else:
@@ -301,7 +301,7 @@ class Connection(Channel):
         self._proceed()
 
     def _proceed(self) -> None:
-        """Have every request answered that is whole by now."""
+        """Answer every request that is complete."""
         try:
             while self.buffer is not None and self.state.takes_input and self._take_request():
                 pass
@@ -309,7 +309,7 @@ class Connection(Channel):
             self._refuse(error)
 
     def _take_request(self) -> bool:
-        """Take what belongs to a request off the buffer; whether it was whole, and given to the application."""
+        """Take a request's octets off the buffer. Return whether it was complete and given to the application."""
         request = self.request
         if request is None:
             request = self._take_head()
@@ -329,13 +329,13 @@ class Connection(Channel):
         self._enter(ANSWER)
         environ = server.front.make_environ(request, 0 if content is None else content.size)
         self.response = response = server.make_response(self, request, environ, stream)
-        self.body = None  # the response's, from here on
+        self.body = None  # the response owns it from here on
         response.run(server.get_app())
         self._see_what_is_left()
         return True
 
     def _take_head(self) -> Request | None:
-        """The request whose head is whole in the buffer, of which it's taken out; None if there is none yet."""
+        """Take a complete head off the buffer and return its request; None if the head isn't complete yet."""
         buffer = self.buffer
         assert buffer is not None
         if not self.scanned and buffer.startswith(b"\r\n"):
@@ -347,7 +347,7 @@ class Connection(Channel):
                     self._enter(IDLE)
                 return None
         end = find_head_end(buffer, self.scanned)
-        # Fields take no more than the whole head, so a usual one needn't be looked at.
+        # Fields take no more than the whole head, so most heads need no further check of their size.
         if not 0 < end <= self.server.settings.max_field_section:
             self._look_at_part(buffer, end)
             if end < 0:
@@ -366,7 +366,7 @@ class Connection(Channel):
         return request
 
     def _look_at_part(self, buffer: bytearray, end: int) -> None:
-        """Hold a head that isn't whole yet, or a large one, to its limits. end: of the head; -1: it isn't there."""
+        """Check the limits of a head that is incomplete or large. end: where it ends; -1: not received yet."""
         settings = self.server.settings
         line_size = self.request_line_size
         if not line_size:
@@ -383,7 +383,7 @@ class Connection(Channel):
                 self._enter(HEAD)
 
     def describe(self, request: Request) -> None:
-        """Tell a request whose it is."""
+        """Set what a request needs to know of its client."""
         if self.remote is None:
             self.remote = self.client()
         request.client = self.remote
@@ -392,7 +392,7 @@ class Connection(Channel):
         request.is_tls = self.server.transport is not PLAIN
 
     def _await_body(self, request: Request) -> None:
-        """Wait for the rest of a body, or for all of it."""
+        """Wait for the body, or for the rest of it."""
         self._enter(BODY, request.began)
         if request.expects_continue and not self.buffer:
             self.send(_CONTINUE)
@@ -400,7 +400,7 @@ class Connection(Channel):
                 self.server.loop.watch(self, READ | WRITE)
 
     def _refuse(self, error: BadRequest) -> None:
-        """Answer what is no request, and take no other from this client."""
+        """Answer a bad request with an error, and take no other request from this client."""
         request = self.request
         if request is None:
             line = bytes((self.buffer or b"")[: self.server.settings.max_request_line + 2])
@@ -411,7 +411,7 @@ class Connection(Channel):
         self._see_what_is_left()
 
     def _unread(self, line: bytes = b"") -> Request:
-        """What stands for a request of which no whole head was read. line: what there is of its request line."""
+        """Return a stand-in for a request without a complete head. line: the part of its request line that arrived."""
         request = Request("", "", "HTTP/1.0", [], line)
         self.describe(request)
         request.began = monotonic()
@@ -425,9 +425,10 @@ class Connection(Channel):
     # ---- answers -------------------------------------------------------------------------------------
 
     def send(self, data: bytes | memoryview, is_rest: bool = False) -> None:
-        """Send octets, or keep them until the socket takes them, with those before if they are the rest of these.
+        """Send octets, or keep them until the socket takes them.
 
-        Raises ClientGoneError if that can't be done; then the connection is broken, and takes nothing more.
+        is_rest: whether they continue the octets of the last call, and are kept in the same place. Raises
+        ClientGoneError if they can't be sent; then the connection is broken and sends nothing more.
         """
         if self.broken or self.state is CLOSED:
             raise ClientGoneError
@@ -438,13 +439,13 @@ class Connection(Channel):
         except OSError as error:
             raise self._given_up(error) from error
         except BaseException:
-            self._break()  # nobody knows how much was sent, so nothing may follow
+            self._break()  # how much was sent is unknown, so nothing may follow
             raise
 
     def _makes_room(self) -> bool:
-        """Whether nothing waits any more, after a try to send if the output is full.
+        """Whether nothing waits to be sent; if the output is full, try to send first.
 
-        By the try an application that calls write() without end learns that its client has gone.
+        Without the try, an application that calls write() forever would never learn that its client has gone.
         """
         if self.is_full():
             self._flush()
@@ -453,7 +454,7 @@ class Connection(Channel):
         return not self.output
 
     def send_file(self, file_range: FileRange) -> None:
-        """Send octets of a file, or keep it until the socket takes them."""
+        """Send octets of a file, or keep the file until the socket takes them."""
         self._waiting().put_file(file_range)
         self._flush()
 
@@ -473,14 +474,14 @@ class Connection(Channel):
             raise self._given_up(error) from error
 
     def _given_up(self, error: OSError) -> ClientGoneError:
-        """Break the connection, since its answer can't be whole any more. Log the error unless the client has left."""
+        """Break the connection, because its answer can't be completed. Log the error unless the client has left."""
         self._break()
         if isinstance(error, FileError) or not is_departure(error):
             self.server.front.log_failure(self.request or self._unread(), "The answer can't be sent", error)
         return ClientGoneError()
 
     def has_input(self) -> bool:
-        """Whether there is something to receive, be it the end."""
+        """Whether there is something to receive: octets, the end of the stream, or an error."""
         try:
             socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
@@ -527,7 +528,7 @@ class Connection(Channel):
         self._proceed()
 
     def _see_what_is_left(self) -> None:
-        """Wait until the client has taken more of the answer, or be done with the request."""
+        """Wait until the client has read more of the answer, or end the request if all is sent."""
         response = self.response
         if self.broken:
             self.close()
@@ -553,7 +554,7 @@ class Connection(Channel):
             self._close_kindly()
 
     def _is_last(self, request: Request) -> bool:
-        """Whether the client sends no other request, and so waits for nothing but the end."""
+        """Whether the client sends no other request after this one."""
         return not request.is_persistent or self.server.front.http_version == "1.0"
 
     def _await_request(self) -> None:
@@ -563,17 +564,17 @@ class Connection(Channel):
         self.buffer = None
         self._enter(IDLE)
         if self.server.loop.phase >= LAST_REQUESTS:
-            # The answer was begun before the server was to close, and has promised to take another request.
+            # The answer began before the server started to stop, and it promised to take another request.
             self.deadline = min(self.deadline, monotonic() + MOMENT)
 
-    # ---- what the fast lane hands over ---------------------------------------------------------------
+    # ---- calls from the fast lane --------------------------------------------------------------------
 
     def client(self) -> tuple[str, str]:
         """The client's address and port, as an environ has them."""
         return split_address(self.address)
 
     def received(self, data: bytes) -> None:
-        """Take octets that were received, and have not been looked at."""
+        """Take octets that the lane received and did not use."""
         self.flush_log()
         try:
             self._take(data)
@@ -581,7 +582,7 @@ class Connection(Channel):
             self.close()
 
     def begin_response(self, request: Request, environ: WSGIEnvironment, body: Any) -> Response:
-        """A response whose application was called already, or is being called."""
+        """Make a response for a request whose application has been called, or is running."""
         self.flush_log()
         self.request = request
         self._enter(ANSWER)
@@ -590,16 +591,17 @@ class Connection(Channel):
         return response
 
     def flush_log(self) -> None:
-        """Write what the lane has logged, before anything that comes later."""
+        """Write the log lines that the lane has collected, so that later lines follow them."""
         if self.lane is not None:
             self.server.flush_log(self.lane)
 
     def adopt(
         self, response: Response, rest: bytes, error: BaseException | None = None, unsent: bytes = b""
     ) -> None:
-        """Go on with a response: with an exception of its application that is being handled, or its next blocks.
+        """Continue a response that the lane began: with its next blocks, or with the exception of its application.
 
-        rest: what was received after the request; unsent: what the socket hasn't taken yet.
+        rest: octets received after the request; error: the exception, which is being handled; unsent: octets of the
+        answer that the socket hasn't taken yet.
         """
         self.buffer = bytearray(rest)
         try:
@@ -611,7 +613,7 @@ class Connection(Channel):
                     raise
             if error is not None:
                 response.fail(error)
-            elif self.server.loop.is_shared or not self.is_full():  # of several threads, this one goes on and waits
+            elif self.server.loop.is_shared or not self.is_full():  # a thread of several may wait for the client
                 response.advance()
             self._see_what_is_left()
             self._proceed()
@@ -619,23 +621,23 @@ class Connection(Channel):
             self.close()
 
     def send_rest(self, data: memoryview, rest: bytes, persistent: bool) -> None:
-        """Send what the socket hasn't taken of an answer; rest: what was received after the request."""
+        """Send the part of an answer that the socket hasn't taken. rest: octets received after the request."""
         self.buffer = bytearray(rest)
         self.response = _Sent(persistent)
         self._waiting().put(data)
         self._enter(SEND)
 
     def close_failed(self, request: Request, error: BaseException) -> None:
-        """Log what an iterable's close() or a log hook has raised after the answer. Raise it again if it's a Ctrl-C."""
+        """Log an exception of an iterable's close() or a log hook after the answer. Raise it again if it's a Ctrl-C."""
         self.flush_log()
         self.server.make_response(self, request, {}, None).too_late(error)
 
     # ---- the end -------------------------------------------------------------------------------------
 
     def _close_kindly(self) -> None:
-        """Close when the client has, or when its time is over (RFC 9112 section 9.6).
+        """Close after the client has closed, or after linger_timeout (RFC 9112 section 9.6).
 
-        Closing a socket with octets to read resets the connection, and the client may lose its answer.
+        Closing a socket that has unread octets resets the connection, and then the client may lose its answer.
         """
         self.buffer = None
         self.flush_log()
@@ -653,20 +655,20 @@ class Connection(Channel):
                 return
 
     def reset(self) -> None:
-        """Close so that the client can't take what it got for the whole."""
+        """Close so that the client sees an error, and can't mistake a part for the whole answer."""
         self._break()
         self.close()
 
     def _break(self) -> None:
-        """Send nothing more, and have the client's next receive() fail once the socket is closed."""
+        """Send nothing more, and reset the connection when the socket is closed."""
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.broken = True
 
     def close(self) -> None:
-        """Close now. An application that is still answering learns it by its iterable's close().
+        """Close now. An application that is still answering is told by a call of its iterable's close().
 
-        Every step is taken, whatever another one raises. Only a Ctrl-C in the application is raised from here.
+        An exception in one step doesn't prevent the next. Only a Ctrl-C in the application leaves this method.
         """
         state, response, output, request = self.state, self.response, self.output, self.request
         if state is CLOSED:
@@ -678,7 +680,7 @@ class Connection(Channel):
             elif state is not PROXY and state is not HANDSHAKE and self.server.transport is not PLAIN:
                 self.server.transport.end_of_output(self.sock)  # RFC 9112 section 9.8: a closure alert first
         if state is HEAD or state is BODY or state.is_answering:
-            self.server.loop.requests += 1  # whatever became of it
+            self.server.loop.requests += 1  # it counts, even if it failed
         self._enter(CLOSED)
         self.response = self.request = None
         try:
@@ -703,7 +705,7 @@ class Connection(Channel):
                     pass
 
     def _log_unanswered(self, request: Request) -> None:
-        """Log a request whose client is gone before it was whole."""
+        """Log a request whose client left before its body was complete."""
         try:
             self.server.front.log_request(request, "-", 0)
         except Exception:

@@ -1,7 +1,7 @@
 """The event-driven server of one listening socket: accept clients, make connections and responses, write the log.
 
-Which hooks are called and what is logged is up to the front, a face of the server. When something is done is up to the
-loop.
+The front decides which hooks are called and what is logged: it connects this server to ``simple_server`` or to
+``serve()``. The loop decides when something is done.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     from .channel import FastLane
     from .front import Front
 
-# While it may still be loaded: a program may change the root of its file system or its user before it serves.
+# Load it now: before it serves, a program may change its user or its root directory, and lose access to our files.
 load_pure()
 
-# How many connections may wait to be accepted: socketserver's 5 are soon full, and then clients try again in a second.
+# How many connections may wait to be accepted. socketserver allows 5; when they are full, a client waits a second
+# before it tries again.
 _BACKLOG = 1024
 
 
@@ -43,14 +44,14 @@ class ServerLoop(ConnectionLoop, Protocol):
     """What a server needs of the loop that serves its connections."""
 
     def add(self, server: EventServer) -> None:
-        """Have its ``accept()`` called when a client is at the socket ``listener_fd``."""
+        """Call the server's ``accept()`` when a client connects to the socket ``listener_fd``."""
 
 
 class EventServer:
     """Serves the connections of one listening socket.
 
-    front: the face of the server, which is asked and told what ``Front`` says; settings: limits and timeouts; loop:
-    serves its connections; threads: how many run the loop.
+    front: see ``Front``; settings: limits and timeouts; loop: the event loop that serves the connections; threads: how
+    many threads run the loop.
     """
 
     def __init__(self, front: Front, settings: Settings, loop: ServerLoop, threads: int = 1) -> None:
@@ -61,19 +62,19 @@ class EventServer:
         self.get_app: Callable[[], WSGIApplication] = front.get_app
         self._listener: socket.socket = front.listener
         self.transport = TLS if is_tls(self._listener) else PLAIN
-        #: The listening socket's own, to which it returns.
+        #: The timeout that the listening socket had, and gets back in the end.
         self.listener_timeout = self._listener.gettimeout()
         self.listener_fd = self._listener.fileno()
-        #: What the lanes remember of connections, by descriptor: so many have a place at a time.
+        #: What the lanes remember of connections (their memos), by descriptor modulo the list's length.
         self.memos: list[Any] = [None] * MEMOS
-        #: One for each thread, or none.
+        #: One lane for each thread, or none.
         self.lanes: list[FastLane] = []
         self.taught: tuple[WSGIEnvironment, WSGIEnvironment] | None = None
         if front.listens_again:
             self._listener.listen(_BACKLOG)
         if self.listener_timeout is None and hasattr(os, "set_blocking") and os.name != "nt":
-            # For good: other processes may be listening on the socket, and none must wait in accept(). To Python it
-            # stays a socket without a timeout.
+            # Other processes may accept from the same socket, and then accept() must not block. So the descriptor stays
+            # non-blocking, while the Python object keeps its timeout of None.
             os.set_blocking(self.listener_fd, False)
         else:
             self._listener.setblocking(False)
@@ -83,28 +84,28 @@ class EventServer:
             self.lanes = make_lanes(self, threads)
 
     def give_listener_back(self) -> None:
-        """Leave the listening socket as it was."""
+        """Restore the timeout of the listening socket."""
         if self._listener.fileno() >= 0 and self._listener.gettimeout() != self.listener_timeout:
             self._listener.settimeout(self.listener_timeout)
 
     def must_end(self, error: BaseException) -> bool:
-        """Whether what an application has raised is to end the server: a Ctrl-C, and nothing else."""
+        """Whether an exception from an application must end the server: only a Ctrl-C does."""
         return self.front.is_interruptible and is_ctrl_c(error)
 
     def error_stream(self) -> ErrorStream:
-        """``wsgi.errors`` for a lane that finds no standard error."""
+        """``wsgi.errors`` for a lane, if ``sys.stderr`` is None."""
         return error_stream()
 
     def make_response(self, client: Client, request: Request, environ: WSGIEnvironment, body: Any) -> Response:
-        """What answers a request on a connection."""
+        """Make the object that answers a request on a connection."""
         return self.front.response_class(client, self.front, request, environ, body, self.loop.is_shared)
 
     # ---- accepting -----------------------------------------------------------------------------------
 
     def accept(self) -> tuple[socket.socket, Any] | None:
-        """A client's socket and address, or None if nobody waits.
+        """Accept a client and return its socket and address, or None if no client waits.
 
-        Raises ConnectionError if one has gone already, OSError if there are no descriptors.
+        Raises ConnectionError if the client has gone already, OSError if there are no descriptors.
         """
         try:
             return socket.socket.accept(self._listener)
@@ -112,7 +113,7 @@ class EventServer:
             return None
 
     def welcome(self, sock: socket.socket, address: Any) -> Connection | None:
-        """The connection with a client, unless it's gone or not wanted."""
+        """Make the connection for a client; None if the client has gone or the front refuses it."""
         try:
             sock = self._prepared(sock)
         except Exception as error:
@@ -138,12 +139,12 @@ class EventServer:
         return Connection(self, sock, address)
 
     def _prepared(self, sock: socket.socket) -> socket.socket:
-        """A client's socket, or the TLS socket around it, that doesn't block."""
+        """Make a client's socket non-blocking, and wrap it in a TLS socket if the listener is one."""
         sock.setblocking(False)
         if sock.family != getattr(socket, "AF_UNIX", None):
             try:  # noqa: SIM105 - suppress() takes longer than what is tried
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError:  # the client has left; or it's done without
+            except OSError:  # the client has left, or the socket has no such option
                 pass
         if self.transport is not TLS:
             return sock
@@ -158,29 +159,29 @@ class EventServer:
     # ---- the fast lanes ------------------------------------------------------------------------------
 
     def refresh_lane(self, lane: FastLane) -> None:
-        """Teach a lane again what all requests have in common, after a handler class was changed."""
+        """Update what a lane knows of all requests, after a handler class was changed."""
         if self.loop.phase < LAST_REQUESTS:
             teach(lane, self)
-        if self.loop.phase >= LAST_REQUESTS:  # perhaps since just now, and another thread has closed the lanes before
+        if self.loop.phase >= LAST_REQUESTS:  # another thread may have changed it and closed the lanes meanwhile
             lane.enabled = False
 
     def close_lanes(self) -> None:
-        """Have everything done on the general path."""
+        """Serve all further requests on the general path."""
         for lane in self.lanes:
             lane.enabled = False
 
     def log_request(self, connection: Connection, request: Request, code: str, size: int) -> None:
-        """Log a request that a lane has answered, where the front has a hook for it."""
+        """Log a request that a lane has answered, if the front has a log hook."""
         connection.flush_log()
         self.front.log_request(request, code, size)
 
     def flush_log(self, lane: FastLane) -> None:
-        """Write the lines that a lane has collected."""
+        """Write the log lines that a lane has collected."""
         lines = lane.take_log()
         if lines:
             try:  # noqa: SIM105 - suppress() takes longer than what is tried
                 self.front.write_log(lines)
-            except Exception:  # no log may end a connection or a thread: its requests are answered
+            except Exception:  # a log that fails must not end a connection or a thread
                 pass
 
     def flush_logs(self) -> None:

@@ -1,6 +1,7 @@
-"""What the event-driven server asks of the face in front of it, as types.
+"""The types of what the event-driven server needs from its front: the part that differs between its two users.
 
-There are two faces: ``_wsgiref`` calls the hooks of a ``WSGIServer`` and its handler class, ``_service`` has none.
+There are two fronts. The one in ``_wsgiref`` calls the hooks of a ``WSGIServer`` and its handler class; the one in
+``_service`` has no hooks.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class HasApplication(Protocol):
-    """What has the application that is served."""
+    """An object with the application that is served."""
 
     application: WSGIApplication | None
 
 
 class Front(ResponseFront, Protocol):
-    """The face of the server, for one listening socket."""
+    """What connects the server to its user, for one listening socket."""
 
     @property
     def listener(self) -> socket.socket:
@@ -34,26 +35,26 @@ class Front(ResponseFront, Protocol):
 
     @property
     def holder(self) -> HasApplication:
-        """What has the application; its attribute is read for each request."""
+        """The object with the application; its attribute is read for each request."""
         ...
 
     @property
     def base_environ(self) -> WSGIEnvironment:
-        """What all environs begin with."""
+        """The keys that all environs begin with."""
         ...
 
     @property
     def response_class(self) -> type[Response]:
-        """What runs the application and sends its answer."""
+        """The class that runs the application and sends its answer."""
         ...
 
-    #: Whether the backlog of the listening socket is ours to choose.
+    #: Whether we may call listen() again, to set the backlog.
     listens_again: bool
     #: Whether get_app() has to be called for each request.
     has_app_hook: bool
-    #: Whether an environ may hold anything, so that none can be prepared.
+    #: Whether hooks can put anything into an environ, so that no part of it can be prepared.
     has_environ_hooks: bool
-    #: Whether log_request() has to be called for each request. Otherwise the fast lane makes the lines in common form.
+    #: Whether log_request() has to be called for each request. If not, the fast lane makes the lines.
     has_log_hooks: bool
     #: Whether requests are logged.
     logs: bool
@@ -61,8 +62,8 @@ class Front(ResponseFront, Protocol):
     begins_with_proxy: bool
     #: Whether Ctrl-C is a KeyboardInterrupt here, and not a signal with a handler.
     is_interruptible: bool
-    #: Makes the line of a request for the log: (request, status, octets of the body) -> the line with its end. None: if
-    #: has_log_hooks is true, log_request() is called.
+    #: Makes the log line of a request: (request, status, octets of the body) -> the line with its line end. None: lines
+    #: are in the common format, or log_request() writes them if has_log_hooks is true.
     log_line: Callable[[Request, str, int], str] | None
 
     def get_app(self) -> WSGIApplication:
@@ -70,34 +71,34 @@ class Front(ResponseFront, Protocol):
         ...
 
     def accepts(self, sock: socket.socket, address: Any, /) -> bool:
-        """Whether a client that has connected is served."""
+        """Whether to serve a client that has connected."""
         ...
 
     def turn_away(self, sock: socket.socket, /) -> None:
-        """Close the socket of a client that isn't served."""
+        """Close the socket of a client that accepts() refused."""
 
     def make_environ(self, request: Request, size: int) -> WSGIEnvironment:
-        """The request's part of its environ. size: octets of the body, which was received."""
+        """Make the request's part of its environ. size: how many octets its body has; they have been received."""
         ...
 
     def error_answer(self, request: Request, error: BadRequest) -> bytes:
-        """The whole answer to a request that is refused, which is logged, too. Never raises but for a Ctrl-C."""
+        """Log a request that is refused, and return the whole answer. Raises nothing but a Ctrl-C."""
         ...
 
     def log_failure(self, request: Request, what: str, error: BaseException) -> None:
-        """Log what has failed at this end."""
+        """Log a failure on the server's side."""
 
     def log_time(self) -> str:
-        """The time, as lines in common form have it."""
+        """The time, as log lines in the common format have it."""
         ...
 
     def write_log(self, lines: str) -> None:
-        """Write lines to the log, each with its end."""
+        """Write lines to the log; each includes its line end."""
 
     def handle_error(self, sock: socket.socket | None, address: Any, /) -> None:
-        """Log an exception that is being handled and belongs to a connection, but to no response."""
+        """Log the exception being handled, which belongs to a connection and to no response."""
 
 
 def is_ctrl_c(error: BaseException) -> bool:
-    """Whether an error is a Ctrl-C where that is a KeyboardInterrupt: only the main thread is interrupted by one."""
+    """Whether an error is a KeyboardInterrupt in the main thread; Ctrl-C interrupts no other thread."""
     return issubclass(type(error), KeyboardInterrupt) and threading.current_thread() is threading.main_thread()

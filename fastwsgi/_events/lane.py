@@ -1,8 +1,8 @@
-"""Teach the fast lane what all requests of a server have in common.
+"""Tell the fast lane what all requests of a server have in common.
 
-The fast lane is the compiled short cut for usual requests; see docs/architecture.md. Nothing is written here that the
-general path knows: it makes the environ of a request that has nothing of its own, and whatever is in that environ is in
-every environ.
+The fast lane is the compiled shortcut for simple requests; see docs/architecture.md. No rule of the general path is
+repeated here. Instead the general path makes the environ of an empty request: what is in that environ is in every
+environ.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from .channel import FastLane
     from .front import Front
 
-#: How many connections have a memo at a time; ten thousand idle ones cost no more.
+#: How many connections can have a memo (what the lane remembers of a connection for its next request) at a time. The
+#: limit keeps the memory constant for ten thousand idle connections.
 MEMOS = 1024
 
 _NOBODY: Any = None
-# What a request and its client determine, and the lane sets.
+# The keys that depend on the request or its client. The lane sets them.
 _OWN = (
     "REQUEST_METHOD", "REQUEST_URI", "PATH_INFO", "QUERY_STRING", "SERVER_PROTOCOL", "REMOTE_ADDR", "REMOTE_PORT",
     "wsgi.input", "wsgi.errors",
@@ -29,19 +30,19 @@ _OWN = (
 
 
 class LaneServer(Protocol):
-    """What there must be of a server."""
+    """What lanes need of their server."""
 
     front: Front
-    #: What the lanes were taught last. Lanes that know the same have it in common.
+    #: What the lanes learned last. Lanes that know the same share one object.
     taught: tuple[dict[str, Any], dict[str, Any]] | None
 
     def make_response(self, client: Client, request: Request, environ: dict[str, Any], body: Any) -> Response:
-        """A response to a request."""
+        """Make a response to a request."""
         ...
 
 
 def make_lanes(server: LaneServer, threads: int) -> list[FastLane]:
-    """A lane for each thread, or none where there is no accelerator."""
+    """Make a lane for each thread, or none if there is no accelerator."""
     if accelerator is None:
         return []
     lanes: list[FastLane] = [accelerator.FastLane(server) for _ in range(threads)]
@@ -62,7 +63,7 @@ def teach(lane: FastLane, server: LaneServer) -> None:
         or type(response.os_environ) is not dict
         or response.headers_class is not Headers
         or type(base) is not dict
-        or any(name.startswith("HTTP_") for name in base)  # a field would be joined to it
+        or any(name.startswith("HTTP_") for name in base)  # a field of this name would be joined to it
     ):
         return
     response.setup_environ()
@@ -73,5 +74,5 @@ def teach(lane: FastLane, server: LaneServer) -> None:
     taught = server.taught
     if taught is None or taught != (template, hidden):
         server.taught = taught = template, hidden
-    # The same objects for all lanes: by them a lane knows that it may use what another remembers.
+    # All lanes get the same objects. Their identity tells a lane that it may use the memo of another lane.
     lane.learn(*taught)

@@ -1,4 +1,4 @@
-"""What event loops share: their servers and connections, accepting, deadlines, and how they stop.
+"""The base class of the event loops: servers and connections, accepting, deadlines, and stopping.
 
 ``SingleLoop`` runs in one thread, ``SharedLoop`` in several.
 """
@@ -19,36 +19,36 @@ if TYPE_CHECKING:
 
     from .event_server import EventServer
 
-# How often deadlines are looked at: a sweep costs less than a tenth of a microsecond for each connection.
+# How often, in seconds, deadlines are checked. A check takes less than a tenth of a microsecond for each connection.
 _TICK = 1.0
 
 
 class EventLoop:
     """Serves the connections of one or more servers.
 
-    settings: limits and timeouts. Raises OSError if the system has no descriptors for it.
+    settings: limits and timeouts. Raises OSError if no file descriptors are left.
     """
 
-    #: Whether several threads run it.
+    #: Whether several threads run the loop.
     is_shared = False
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        #: How many requests were answered on the general path, bad ones among them.
+        #: How many requests were answered on the general path, including bad ones.
         self.requests = 0
-        #: How far it is with stopping: SERVING, or what comes after that.
+        #: How far the loop has got with stopping; see phases.py.
         self.phase = SERVING
         self.connections: dict[int, Connection] = {}
-        #: By the descriptor of the socket that each listens to.
+        #: The servers by the descriptors of their listening sockets.
         self.servers: dict[int, EventServer] = {}
-        #: False while there is no room for another connection, or no descriptor.
+        #: False while there is no room for another connection or no file descriptor.
         self._accepting = True
         shortest = min(
             settings.head_timeout, settings.keep_alive_timeout, settings.progress_timeout, settings.linger_timeout
         )
         self._tick = min(_TICK, shortest / 4)
         self._next_sweep = 0.0
-        #: While it stops: connections that may have to be waited for.
+        #: While the loop stops: connections that may still be answering.
         self._awaited: list[Connection] = []
         self._wake_up = WakeUp()
         try:
@@ -57,7 +57,7 @@ class EventLoop:
             self._wake_up.close()
             raise
 
-    # ---- what each kind of loop does in its own way --------------------------------------------------
+    # ---- methods that subclasses implement -----------------------------------------------------------
 
     def _open_poller(self) -> None:
         raise NotImplementedError
@@ -66,51 +66,51 @@ class EventLoop:
         raise NotImplementedError
 
     def _watch_listener(self, fd: int, is_new: bool = False) -> None:
-        """Report when a client is at a listening socket."""
+        """Watch a listening socket for clients."""
         raise NotImplementedError
 
     def _pause_accepting(self) -> None:
-        """Accept nobody for the time being."""
+        """Stop accepting for the time being."""
         raise NotImplementedError
 
     def watch(self, connection: Connection, events: int) -> None:
-        """Watch a connection's socket for these events only."""
+        """Watch a connection's socket for these events and no others."""
         raise NotImplementedError
 
     def forget(self, connection: Connection) -> None:
-        """Take note that a connection is about to close its socket."""
+        """Stop serving a connection, which is about to close its socket."""
         raise NotImplementedError
 
     def accept_all(self, server: EventServer) -> None:
-        """Accept every client that waits, before the listening socket is closed and they are turned away."""
+        """Accept every waiting client, because closing the listening socket would reset their connections."""
         raise NotImplementedError
 
     def finish(
         self, timeout: float, *, patiently: bool = False, actions: Callable[[], None] = lambda: None
     ) -> None:
-        """Accept nothing more, answer what has been received, and give clients a moment to read it.
+        """Accept no more clients, answer the requests that have been received, and let clients read the answers.
 
-        timeout: seconds; patiently: whether to wait also for requests that have come in part and, for a moment, for
-        those of clients that had an answer just now; actions: called again and again.
+        timeout: seconds; patiently: whether to wait also for incomplete requests and, for a moment, for the next
+        request of a client that has just had an answer; actions: called repeatedly while waiting.
         """
         raise NotImplementedError
 
     # ---- connections ---------------------------------------------------------------------------------
 
     def add(self, server: EventServer) -> None:
-        """Have a server's listening socket watched."""
+        """Watch a server's listening socket."""
         self.servers[server.listener_fd] = server
         self._watch_listener(server.listener_fd, is_new=True)
 
     def _remove(self, connection: Connection) -> None:
-        """Serve a connection no more, and make room for another one."""
+        """Forget a connection, and resume accepting if that was paused."""
         if self.connections.get(connection.fd) is connection:
             del self.connections[connection.fd]
         if not self._accepting:
             self._resume_accepting()
 
     def _accept_next(self, server: EventServer) -> tuple[bool, Connection | None]:
-        """Accept a client: whether others may wait, and the connection with this one unless it's gone or not wanted."""
+        """Accept a client. Return whether others may wait, and its connection: None if it has gone or was refused."""
         if len(self.connections) >= self.settings.max_connections:
             self._pause_accepting()
             return False, None
@@ -119,8 +119,8 @@ class EventLoop:
         except ConnectionError:
             return True, None
         except OSError:
-            # No descriptors, or what the network did to a connection that nobody has seen. Until a connection is
-            # closed, or the next tick: level-triggered, it would be reported again.
+            # No descriptors are left, or the network broke a connection before it was accepted. Pause until a
+            # connection is closed or the next tick: the poller would report the same client again at once.
             self._pause_accepting()
             return False, None
         if accepted is None:
@@ -136,11 +136,11 @@ class EventLoop:
             try:
                 for fd in self.servers:
                     self._watch_listener(fd)
-            except OSError:  # no memory for it in the kernel: at the next tick, perhaps
+            except OSError:  # the kernel is short of memory: try again at the next tick
                 self._pause_accepting()
 
     def _fail(self, connection: Connection) -> None:
-        """Something raised that shouldn't: a hook, or the answer to an error."""
+        """Log an exception that nothing else handles, of a hook or of an error answer, and close the connection."""
         try:
             connection.server.front.handle_error(connection.sock, connection.address)
         finally:
@@ -156,55 +156,58 @@ class EventLoop:
     # ---- stopping ------------------------------------------------------------------------------------
 
     def _reach(self, phase: int) -> None:
-        """Be in a later phase of stopping, or in the one that was reached."""
+        """Enter a phase of stopping, unless a later one has been reached."""
         self.phase = max(self.phase, phase)
 
     def wake(self) -> None:
-        """End the wait for events, from any thread."""
+        """End the wait for events. May be called from any thread."""
         self._wake_up.wake()
 
     def close_each(self) -> None:
-        """From now on close each connection after the request that it is at, which the lanes don't do."""
+        """From now on close each connection after its current request. The lanes can't do that, so close them."""
         self._reach(LAST_REQUESTS)
         self._tick = min(self._tick, MOMENT / 10)
         for server in self.servers.values():
             server.close_lanes()
 
     def ask_to_stop(self) -> None:
-        """Have what runs the loop return, after the request that it is at; from any thread, or a signal handler."""
+        """Make the call that runs the loop return after the current request.
+
+        May be called from any thread or a signal handler.
+        """
         self._reach(ASKED_TO_STOP)
         self.close_each()
         self.wake()
 
     def stop(self) -> None:
-        """Wait for nobody any more, from any thread; what runs the loop closes everything then."""
+        """Stop without waiting for clients; the caller that runs the loop then closes everything. From any thread."""
         self._reach(STOPPED)
         self.wake()
 
     def retire(self) -> None:
-        """Accept no more, and close each connection after the request that it is at."""
+        """Accept no more clients, and close each connection after its current request."""
         self._reach(RETIRED)
         self._pause_accepting()
         self.close_each()
 
     def _close_idle(self, connection: Connection, patiently: bool) -> None:
-        """Close a connection that is between requests, at once or after a moment."""
+        """Close a connection that is between requests: at once, or patiently after a moment."""
         if not connection.state.is_idle:
             return
         left = connection.deadline - monotonic()
         if patiently and left <= MOMENT:
-            return  # its time is as good as over, or this is the moment that it has
+            return  # it expires soon, or has been given its moment already
         times = self.settings.keep_alive_timeout, self.settings.head_timeout
         if patiently and (any(time - MOMENT < left <= time for time in times) or connection.has_input()):
-            connection.deadline = monotonic() + MOMENT  # its client is busy: it's about to ask again, or has
+            connection.deadline = monotonic() + MOMENT  # the client is active: it has sent a request, or soon will
         else:
             connection.close()
 
     def _is_waited_for(self, patiently: bool) -> bool:
         """Whether there is a connection that stopping should wait for.
 
-        Each is looked at until it's answered, and then no more, or ten thousand would be looked at in each turn; when
-        there are none left, all once again, for others may have begun to be answered meanwhile.
+        A list of candidates avoids a look at ten thousand connections in each turn: one that has its answer leaves the
+        list. When the list is empty, it is filled once more, because other requests may have arrived meanwhile.
         """
         if patiently:
             return bool(self.connections)
@@ -218,9 +221,9 @@ class EventLoop:
         return bool(self._awaited)
 
     def close(self) -> None:
-        """Close every connection, and give the listening sockets back as they were; when no thread runs it any more."""
+        """Close every connection and restore the listening sockets. No thread may be running the loop."""
         self._reach(STOPPED)
-        with contextlib.ExitStack() as steps:  # each is taken, whatever another one raises
+        with contextlib.ExitStack() as steps:  # every step runs, even if another one raises
             steps.callback(self._give_back)
             for connection in list(self.connections.values()):
                 steps.callback(connection.close)

@@ -1,4 +1,4 @@
-"""What waits to be sent on one connection: octets, and ranges of files."""
+"""The output queue of one connection: octets and ranges of files that wait to be sent."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .transport import Transport
 
 _BLOCK = 65536
 _MOST_AT_ONCE = 1 << 20
-# What a piece costs beside its octets: an application may answer in many very short ones.
+# The memory that a piece takes besides its octets. It counts because an application may send many very short pieces.
 _PIECE = 256
 
 
 class FileRange:
-    """Octets of a file from an offset on. The file's own position is neither used nor moved, but on Windows.
+    """Octets of a file from an offset on. Only on Windows is the file's own position used.
 
-    ours: the file is closed when the octets are sent.
+    ours: whether to close the file when the octets are sent.
     """
 
     __slots__ = ("count", "file", "must_be_read", "offset", "ours")
@@ -29,16 +29,16 @@ class FileRange:
         self.offset = offset
         self.count = count
         self.ours = ours
-        #: Whether its file system can't send from it.
+        #: Whether sendfile() doesn't work on this file.
         self.must_be_read = False
 
     def duplicate(self) -> FileRange:
-        """The same octets, by a descriptor of our own, for when the file is closed before they are sent."""
+        """The same octets with a descriptor of our own, in case the file is closed before they are sent."""
         file = os.fdopen(os.dup(self.file.fileno()), "rb", buffering=0)
         return FileRange(file, self.offset, self.count, ours=True)
 
     def read(self, size: int) -> bytes:
-        """Octets from the offset on. Raises FileError."""
+        """Read octets from the offset on. Raises FileError."""
         try:
             if hasattr(os, "pread"):
                 return os.pread(self.file.fileno(), size, self.offset)
@@ -49,19 +49,19 @@ class FileRange:
 
 
 class FileError(OSError):
-    """A file can't be sent: it can't be read, or is shorter than it was when its length was promised to the client."""
+    """A file can't be sent: it can't be read, or it is shorter than the length that the client was promised."""
 
 
 class Output:
     """A queue of octets and file ranges in front of a socket.
 
-    limit: over so many octets that wait in memory, further ones go to a temporary file.
+    limit: how many octets may wait in memory; more go to a temporary file.
     """
 
     __slots__ = ("_limit", "_pieces", "size")
 
     def __init__(self, limit: int) -> None:
-        #: Octets of memory that what waits takes up.
+        #: How many octets of memory the queue takes up.
         self.size = 0
         self._limit = limit
         self._pieces: deque[memoryview | FileRange] = deque()
@@ -74,9 +74,9 @@ class Output:
         return sum(piece.count if isinstance(piece, FileRange) else len(piece) for piece in self._pieces)
 
     def put(self, data: bytes | memoryview, is_rest: bool = False) -> None:
-        """Have octets wait. Raises OSError if they are to go to a temporary file, and can't.
+        """Add octets to the queue. Raises OSError if they belong in a temporary file that can't be written.
 
-        is_rest: whether they are the rest of a block, which are kept in memory if that is.
+        is_rest: whether they continue the last block; then they stay in memory if that block is in memory.
         """
         if self.size >= self._limit and not (is_rest and isinstance(self._pieces[-1], memoryview)):
             self._put_on_disk(data)
@@ -101,9 +101,9 @@ class Output:
         spill.count += len(data)
 
     def flush(self, sock: Any, transport: Transport) -> int:
-        """Send what the socket takes now, within bounds, and return how many octets that was.
+        """Send as many octets as the socket takes now, up to a limit, and return how many.
 
-        Raises FileError for what is a file's fault, OSError for what is the socket's.
+        Raises FileError if a file fails, another OSError if the socket does.
         """
         taken = 0
         pieces = self._pieces
@@ -113,7 +113,7 @@ class Output:
                 sent = transport.send(sock, first)
                 self._octets_sent(first, sent)
             elif transport.send_file is None or first.must_be_read:
-                # Into memory, so that a second try offers the same octets.
+                # Copy it into memory, so that a second try offers the same octets.
                 block = first.read(min(first.count, _BLOCK))
                 self._range_sent(first, len(block))
                 pieces.appendleft(memoryview(block))
@@ -152,7 +152,7 @@ class Output:
                 discard(first.file)
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Drop everything that waits, and close the files that are ours."""
         for piece in self._pieces:
             if isinstance(piece, FileRange) and piece.ours:
                 discard(piece.file)

@@ -1,12 +1,12 @@
-"""How far an event loop is with stopping: one phase after the other, and never back."""
+"""The phases in which an event loop stops; it never goes back to an earlier one."""
 
-#: Clients are accepted, and connections are kept between requests.
+#: Clients are accepted, and connections stay open between requests.
 SERVING = 0
-#: Clients are accepted, and each connection is closed after the request that it is at.
+#: Clients are accepted, and each connection is closed after its current request.
 LAST_REQUESTS = 1
-#: The same, and what runs the loop is to return from serving.
+#: The same, and the call that runs the loop must return.
 ASKED_TO_STOP = 2
-#: Nobody is accepted any more.
+#: No more clients are accepted.
 RETIRED = 3
-#: Nobody is waited for any more.
+#: The loop no longer waits for any client.
 STOPPED = 4

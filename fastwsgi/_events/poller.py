@@ -1,7 +1,7 @@
-"""Wait for sockets: one poller, whatever the platform calls it, for one thread or several, and a way to wake it up.
+"""Wait for sockets: one interface for each platform's poller, for one thread or several, and a way to wake it up.
 
-A poller reports pairs of a file descriptor and a mask. Nobody needs the mask: who is woken tries what it
-wanted to do, and learns from the socket how that went.
+A poller reports pairs of a file descriptor and a mask. Callers may ignore the mask: a connection tries its next
+operation, and the socket tells whether it is possible.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from typing import Any, Protocol
 
 from fastwsgi._backend import accelerator
 
-# epoll's own numbers, so that nothing is translated where it matters.
+# epoll's own numbers, so that epoll needs no translation.
 READ, WRITE = 1, 4
-#: What a shared poller may report beside them: TCP's urgent data, of which HTTP has none.
+#: What a shared poller may report besides them: TCP's urgent data, which HTTP doesn't use.
 URGENT = 2
 
 
 class Poller(Protocol):
-    """Level-triggered: a descriptor is reported as long as it is ready for what it is watched for."""
+    """A level-triggered poller: it reports a descriptor as long as one of the watched events is possible."""
 
     def watch(self, fd: int, events: int, /) -> None:
         """Begin to watch a descriptor for READ, WRITE or both."""
 
     def change(self, fd: int, events: int, /) -> None:
-        """Watch it for something else."""
+        """Watch a descriptor for other events."""
 
     def forget(self, fd: int) -> None:
-        """Stop; before the descriptor is closed."""
+        """Stop watching a descriptor. Call it before the descriptor is closed."""
 
     def wait(self, timeout: float | None) -> Iterable[tuple[int, int]]:
-        """The ready descriptors, as soon as there are any or after some seconds."""
+        """Wait until descriptors are ready and return them; return none after the timeout, in seconds."""
         ...
 
     def close(self) -> None:
-        """Give back what the platform lent."""
+        """Release the platform's resources."""
 
 
 class EpollPoller:
-    """Linux."""
+    """The poller for Linux."""
 
     def __init__(self) -> None:
         epoll = select.epoll()
@@ -57,11 +57,11 @@ class EpollPoller:
         self.close = epoll.close
 
 
-_kqueue: Any = select  # with names that type checkers look for on these platforms only
+_kqueue: Any = select  # type checkers know these names on their platforms only
 
 
 class KqueuePoller:
-    """macOS and the BSDs."""
+    """The poller for macOS and the BSDs."""
 
     def __init__(self) -> None:
         self._queue = _kqueue.kqueue()
@@ -93,7 +93,7 @@ class KqueuePoller:
 
 
 class SelectorPoller:
-    """Everywhere."""
+    """The poller for every platform, by the selectors module."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -117,29 +117,29 @@ def _selector_events(events: int) -> int:
 
 
 class SharedPoller(Protocol):
-    """For several threads: a descriptor is reported to one of them, and not again until it is armed again."""
+    """A poller for several threads: it reports a descriptor to one thread, and not again until it is armed again."""
 
-    #: Whether it is reported again also when it changes, even to another thread meanwhile.
+    #: Whether a descriptor is also reported when it changes, perhaps to another thread.
     reports_changes: bool
 
     def arm(self, fd: int, events: int, is_new: bool = False) -> None:
-        """Have a descriptor reported when it is ready for READ, WRITE or both; from any thread."""
+        """Report a descriptor once when it is ready for READ, WRITE or both. May be called from any thread."""
 
     def forget(self, fd: int) -> None:
-        """Stop; before the descriptor is closed."""
+        """Stop watching a descriptor. Call it before the descriptor is closed."""
 
     def wait(self, timeout: float) -> Iterable[tuple[int, int]]:
-        """One ready descriptor and for what, as soon as there is any, or none after some seconds."""
+        """Wait for a ready descriptor; return it with its events, or nothing after the timeout, in seconds."""
         ...
 
     def close(self) -> None:
-        """Give back what the platform lent."""
+        """Release the platform's resources."""
 
 
 class SharedEpoll:
-    """Linux. What was reported isn't reported again until it changes, or is armed again.
+    """The shared poller for Linux: edge-triggered, so it reports a descriptor again when it changes or is armed again.
 
-    The accelerator has one that does the same without releasing the GIL.
+    The accelerator has a class that does the same without releasing the GIL.
     """
 
     reports_changes = True
@@ -151,10 +151,10 @@ class SharedEpoll:
         (self._epoll.register if is_new else self._epoll.modify)(fd, events | select.EPOLLET)
 
     def forget(self, fd: int) -> None:
-        """Nothing: closing is enough."""
+        """Do nothing: closing the descriptor is enough."""
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
-        """One at a time: a thread that took several would keep the others waiting while it is in an application."""
+        """Return one event at a time. A thread that took several would delay the others while an application runs."""
         return self._epoll.poll(timeout, 1)
 
     def close(self) -> None:
@@ -162,9 +162,9 @@ class SharedEpoll:
 
 
 class LeaderPoller:
-    """Everywhere: one thread at a time waits, and the others wait for it.
+    """The shared poller for every platform: one thread, the leader, waits in select(), and the others wait for it.
 
-    What the leader finds ready is no longer watched, and goes to one thread each.
+    The leader stops watching the descriptors that are ready, and hands each of them to one thread.
     """
 
     reports_changes = False
@@ -173,7 +173,7 @@ class LeaderPoller:
         self._selector = selectors.DefaultSelector()
         self._leads = threading.Lock()
         self._ready: deque[int] = deque()
-        # Made by any thread, carried out by the leader: not every selector may be changed while it is waited for.
+        # Any thread adds changes and the leader makes them: some selectors must not change during select().
         self._changes: deque[tuple[int, int, threading.Event | None]] = deque()
         self._wake_up = WakeUp()
         self._selector.register(self._wake_up.fd, selectors.EVENT_READ)
@@ -185,7 +185,7 @@ class LeaderPoller:
     def forget(self, fd: int) -> None:
         made = threading.Event()
         self._changes.append((fd, 0, made))
-        while not made.is_set():  # a selector mustn't have a closed descriptor, or be given one
+        while not made.is_set():  # a selector must not hold a closed descriptor
             if self._leads.acquire(blocking=False):
                 try:
                     self._make_changes()
@@ -193,7 +193,7 @@ class LeaderPoller:
                     self._leads.release()
             else:
                 self._wake_up.wake()
-                made.wait(0.01)  # or until there is no leader
+                made.wait(0.01)  # then try again: there may be no leader
 
     def wait(self, timeout: float) -> Iterable[tuple[int, int]]:
         end = monotonic() + timeout
@@ -225,11 +225,11 @@ class LeaderPoller:
                 try:
                     self._selector.register(fd, _selector_events(events))
                 except OSError as error:
-                    if error.errno != errno.EBADF:  # which is a descriptor that was closed meanwhile
+                    if error.errno != errno.EBADF:  # EBADF: the descriptor was closed meanwhile
                         failed.append((fd, events, made))
             if made is not None:
                 made.set()
-        self._changes += failed  # for want of memory in the kernel, which passes
+        self._changes += failed  # the kernel was short of memory: try again later
 
     def close(self) -> None:
         self._selector.close()
@@ -237,7 +237,7 @@ class LeaderPoller:
 
 
 def make_poller(kind: str = "best") -> Poller:
-    """The platform's best poller, or by kind "selectors" the one that every platform has."""
+    """Make the platform's best poller, or with kind "selectors" the one that works on every platform."""
     if kind == "best":
         if hasattr(select, "epoll"):
             return EpollPoller()
@@ -247,14 +247,14 @@ def make_poller(kind: str = "best") -> Poller:
 
 
 def make_shared_poller(kind: str = "best") -> SharedPoller:
-    """The same for several threads."""
+    """Make a poller for several threads; kind as for ``make_poller()``."""
     if kind == "best" and hasattr(select, "epoll"):
         return SharedEpoll() if accelerator is None else accelerator.SharedEpoll()
     return LeaderPoller()
 
 
 def wait_for(sock: Any, events: int, timeout: float) -> bool:
-    """Wait in this thread until one socket is ready for READ or WRITE, or some seconds are over; whether it is."""
+    """Wait in this thread until a socket is ready for READ or WRITE. Return whether it is within timeout seconds."""
     kind = getattr(selectors, "PollSelector", selectors.SelectSelector)
     with kind() as selector:
         selector.register(sock, _selector_events(events))
@@ -262,7 +262,7 @@ def wait_for(sock: Any, events: int, timeout: float) -> bool:
 
 
 class WakeUp:
-    """Ends a poller's waiting, from any thread."""
+    """Ends a poller's wait from any thread."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
@@ -271,7 +271,7 @@ class WakeUp:
         self.fd = self._ours.fileno()
 
     def wake(self) -> None:
-        # Full means that it will wake up anyway, closed that there is nobody to wake up.
+        # If the socket is full, the poller will wake up anyway; if it is closed, the loop has ended.
         with contextlib.suppress(OSError):
             self._theirs.send(b"\0")
 

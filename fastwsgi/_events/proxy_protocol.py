@@ -1,7 +1,7 @@
-"""The PROXY protocol: the header by which a proxy says, in front of everything else, who its client is.
+"""The PROXY protocol: parse the header that a proxy sends first, with the address of its client.
 
-Bytes in, no sockets. The sections named here are those of HAProxy's specification, "The PROXY protocol,
-versions 1 & 2".
+It parses bytes and uses no sockets. Section numbers refer to HAProxy's specification, "The PROXY protocol, versions
+1 & 2".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import struct
 
 from fastwsgi._http.grammar import BadRequest
 
-# Section 2.1: one line, of which no sender needs more octets than these, with its end.
+# Section 2.1: one line, with its line end no longer than this.
 _LONGEST_LINE = 107
 _LINE_START = b"PROXY "
 _LINE = re.compile(
@@ -24,20 +24,20 @@ _LINE = re.compile(
 # Section 2.2:  signature, version and command, family and transport, length of what follows
 _SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _START = struct.Struct("!12xBBH")
-# The length is 16 bits, of which addresses take 216 octets at most; the rest are extensions, which are skipped.
+# Addresses take 216 octets at most, and the 16-bit length allows far more for extensions, which are skipped.
 _LONGEST_REST = 4096
 _LOCAL, _PROXY = 0x20, 0x21
-# What a connection with PROXY may have come by, and the octets of its two addresses and ports. Datagrams don't
-# become connections, and no other combination is defined.
+# The family and transport of the client's connection, and how many octets its two addresses and ports take. The other
+# defined combinations are for datagrams.
 _UNSPECIFIED, _TCP4, _TCP6, _UNIX_STREAM = 0x00, 0x11, 0x21, 0x31
 _ADDRESS_SIZES = {_UNSPECIFIED: 0, _TCP4: 12, _TCP6: 36, _UNIX_STREAM: 216}
 
 
 class ProxyHeader:
-    """Takes one header off the beginning of a stream, of either version, and no octet that follows it.
+    """Parses one header of either version at the beginning of a stream, and takes no octet after it.
 
-    Only who is sure to talk to a proxy may ask for a header: anybody can send one. Until it is ``done``, peek at
-    ``wanted()`` octets, give them to ``feed()``, and take off the stream as many as that says.
+    Use it only if every peer is a trusted proxy, because any client can send a header. Until it is ``done``, peek at
+    ``wanted()`` octets, pass them to ``feed()``, and remove from the stream as many octets as that returns.
     """
 
     __slots__ = ("_octets", "_size", "done", "source")
@@ -45,20 +45,20 @@ class ProxyHeader:
     def __init__(self) -> None:
         #: Whether the header is complete.
         self.done = False
-        #: The client's address and port, the address as a socket would name it. None: the proxy speaks for itself, or
-        #: of a client that has no such address; then the socket's own address is the one to use.
+        #: The client's address and port, in a socket's notation. None: the proxy speaks for itself, or its client has
+        #: no IP address; then use the address of the socket's peer.
         self.source: tuple[str, int] | None = None
         self._octets = bytearray()
-        self._size = _LONGEST_LINE  # of the whole header, at most
+        self._size = _LONGEST_LINE  # the most octets that the whole header may have
 
     def wanted(self) -> int:
-        """How many octets to peek at; 0 when it's done. What is behind the header may be among them."""
+        """How many octets to peek at; 0 when the header is complete. Octets after the header may be among them."""
         return 0 if self.done else self._size - len(self._octets)
 
     def feed(self, data: bytes) -> int:
-        """Return how many octets of data belong to the header: all, or those up to its end; then it's ``done``.
+        """Parse data, and return how many of its octets belong to the header; ``done`` tells whether it is complete.
 
-        Raises BadRequest with status 400 for what isn't a header, as soon as that can be seen.
+        Raises BadRequest with status 400 as soon as the octets can't be a header.
         """
         taken = 0
         while taken < len(data) and not self.done:
@@ -78,7 +78,7 @@ class ProxyHeader:
         return len(octets) - before
 
     def _take_line(self, before: int) -> int | None:
-        """Version 1: return the header's size once its end is among the octets that came after so many."""
+        """Version 1: return the header's size if its end has arrived. before: how many octets were searched already."""
         octets = self._octets
         size = octets.find(b"\n", before) + 1
         if size:
@@ -89,7 +89,7 @@ class ProxyHeader:
         return None
 
     def _take_binary(self, before: int) -> int | None:
-        """Version 2: return the header's size once all of it is there."""
+        """Version 2: return the header's size if all of it has arrived."""
         octets = self._octets
         if len(octets) < _START.size:
             return None
@@ -107,9 +107,9 @@ def _source_of_line(line: bytes) -> tuple[str, int] | None:
         raise BadRequest(400, "Bad PROXY protocol line")
     protocol, source, destination, source_port, destination_port = match.groups()
     if protocol is None:
-        return None  # whatever stands behind UNKNOWN
+        return None  # section 2.1: ignore what follows UNKNOWN
     try:
-        # The standard library's classes refuse what the system's functions let pass: leading zeros, other bases.
+        # The ipaddress classes refuse what inet_aton() accepts: leading zeros and other bases.
         if protocol == b"TCP4":
             packed = ipaddress.IPv4Address(source.decode()).packed
             ipaddress.IPv4Address(destination.decode())
@@ -124,7 +124,7 @@ def _source_of_line(line: bytes) -> tuple[str, int] | None:
 
 
 def _size_of_binary(octets: bytearray) -> int:
-    """Section 2.2: the size of a header, of which the first 16 octets are there."""
+    """Section 2.2: the size of a header, from its first 16 octets."""
     command, family, length = _START.unpack_from(octets)
     if command not in (_LOCAL, _PROXY):
         raise BadRequest(400, "Unknown PROXY protocol version or command")
@@ -149,5 +149,5 @@ def _source_of_binary(octets: bytearray) -> tuple[str, int] | None:
 
 
 def _address(packed: bytes) -> str:
-    # Not by ipaddress, whose text of an IPv4-mapped address differs from one Python to the next.
+    # ipaddress formats an IPv4-mapped address differently from one Python version to the next.
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)

@@ -1,8 +1,8 @@
 """One WSGI call on a connection: start_response, write, iterate, close, and the framing of the answer.
 
-A SimpleHandler whose last step can pause: ``run()`` calls the application, ``advance()`` takes blocks of its
-iterable until there are no more, or until enough waits for a client that reads slowly. The connection calls
-``advance()`` again when that has been sent.
+A response is a SimpleHandler that can pause. ``run()`` calls the application. ``advance()`` takes blocks of its
+iterable until it ends, or until the output queue is full because the client reads slowly. The connection calls
+``advance()`` again when the queue has been sent.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from fastwsgi.handlers import ExcInfo
     from fastwsgi.types import ErrorStream, WSGIApplication, WSGIEnvironment
 
-# These run no code of the application, whose exceptions may have properties of these names.
+# An application's exception class may define properties with these names. These getters don't run its code.
 _cause_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
 _context_of: Callable[[BaseException], BaseException | None] = vars(BaseException)["__context__"].__get__
-# How many exceptions of a chain are looked at: a program can make the chain a circle.
+# How many exceptions of a chain are checked: a program can make the chain a circle.
 _LONGEST_CHAIN = 50
 _setting_gates = threading.RLock()
 _MOMENT = 0.0001  # seconds
 _OPTIONS = {"close": b"Connection: close\r\n", "keep-alive": b"Connection: keep-alive\r\n"}
-# How many blocks an iterable may give before other connections have their turn.
+# How many blocks are taken from an iterable before other connections have their turn.
 _BLOCKS_A_TURN = 256
 
 
@@ -48,9 +48,9 @@ class Client(Protocol):
     """What a response needs of its connection."""
 
     def send(self, data: bytes, is_rest: bool = False, /) -> None:
-        """Send octets, or keep them until they can be. Raises ConnectionError if the client is gone.
+        """Send octets, or keep them until the socket takes them. Raises ConnectionError if the client is gone.
 
-        is_rest: whether they belong to those before, and are kept where those are.
+        is_rest: whether they continue the octets of the last call, and are kept in the same place.
         """
 
     def is_gone(self) -> bool:
@@ -58,40 +58,40 @@ class Client(Protocol):
         ...
 
     def send_file(self, file_range: FileRange) -> None:
-        """The same with octets of a file, which stays open until it's sent."""
+        """Send octets of a file, which must stay open until they are sent."""
 
     def unsent(self) -> int:
-        """How many octets wait."""
+        """How many octets wait to be sent."""
         ...
 
     def is_full(self) -> bool:
-        """Whether so much waits that the application should, too."""
+        """Whether the output queue is full, so that the application should wait."""
         ...
 
     def wait_for_room(self) -> None:
-        """Wait until that isn't so. Raises ConnectionError if the client is gone, or too slow."""
+        """Wait until the queue has room. Raises ConnectionError if the client has gone or is too slow."""
 
     def has_sent_all(self) -> bool:
-        """Whether nothing waits."""
+        """Whether nothing waits to be sent."""
         ...
 
     def is_ending(self) -> bool:
-        """Whether the answer is the last one, whatever the request wants: the server stops."""
+        """Whether the answer must be the last one, because the server stops."""
         ...
 
     def must_end(self, error: BaseException) -> bool:
-        """Whether what the application has raised is to end the server: a Ctrl-C, and nothing else."""
+        """Whether an exception from the application must end the server: only a Ctrl-C does."""
         ...
 
 
 class ResponseFront(Protocol):
-    """What a response needs of the face of the server."""
+    """What a response needs of the server's front."""
 
-    #: "1.1" or "1.0", the version of our answers.
+    #: The HTTP version of our answers: "1.1" or "1.0".
     http_version: str
-    #: Whether other processes serve the application, too.
+    #: Whether other processes serve the application too.
     multiprocess: bool
-    #: Changes an environ that is otherwise whole, by what is in it; None if nothing has to be changed.
+    #: Called with a complete environ, to change it; None if nothing has to be changed.
     revise: Callable[[WSGIEnvironment], None] | None
 
     def error_stream(self, request: Request) -> ErrorStream:
@@ -99,31 +99,32 @@ class ResponseFront(Protocol):
         ...
 
     def log_request(self, request: Request, status: str, size: int) -> None:
-        """Log a request. status: the three digits of its answer, "-" for none; size: octets of the body sent."""
+        """Log a request. status: three digits, or "-" without an answer; size: octets of the body sent."""
 
     def log_error(self, request: Request, message: str) -> None:
-        """Log a fault in the answer to a request."""
+        """Log an error in the answer to a request."""
 
 
 class Response(SimpleHandler):
     """Runs an application for one request, and sends its answer.
 
-    client: the connection; front: the face of the server; request: what is answered; environ: the request's part of
+    client: the connection; front: the server's front; request: the request to answer; environ: the request's part of
     its environ; body: the stream for ``wsgi.input``; multithread: whether it runs in one of several threads. Then it
-    never pauses, for an iterable must stay in its thread.
+    never pauses, because an iterable must stay in its thread.
     """
 
     stdin: Any
 
     #: Whether the connection can be used for another request after this one.
     persistent = False
-    #: Whether there is nothing more to come: the iterable is closed, the request logged.
+    #: Whether the answer has ended: the iterable is closed, and the request is logged.
     finished = False
-    #: Whether nothing but the connection's end tells where the body ends.
+    #: Whether the body ends only when the connection is closed.
     ends_with_connection = False
-    #: Whether the body that the client got isn't whole, and would look so if the connection were closed.
+    #: Whether the client has part of a body that would look complete if the connection were closed normally.
     must_reset = False
-    #: The application's, of its own because others run in this thread while it pauses; None while it is entered.
+    #: The application's context variables, kept apart because others run in this thread while it pauses. None while
+    #: the context is entered.
     context: Context | None = None
     _blocks: Iterator[bytes] | None = None
     _file: Any = None
@@ -131,14 +132,14 @@ class Response(SimpleHandler):
     _is_empty = False
     _bodiless = False
     _chunked = False
-    _room: int | None = None  # octets that the Content-Length leaves
+    _room: int | None = None  # octets that the Content-Length still allows
     _surplus = False
-    # The application may keep start_response() and write(), and call them at any time, in any thread. Other threads
-    # take a gate, which is there from the first such call on. The answer's own thread takes it, too, if it's there;
-    # else it says that it is inside, and they wait for it.
+    # The application may keep start_response() and write(), and call them at any time, in any thread. Such a call takes
+    # a lock, the gate, which the first call creates. If the gate exists, the answer's own thread takes it too. If not,
+    # that thread sets _is_inside while it writes, and other threads wait until it is cleared.
     _is_inside = False
     _gate: threading.RLock | None = None
-    #: Whether the application has no say any more.
+    #: Whether calls of the application are refused from now on.
     _is_shut = False
 
     def __init__(
@@ -150,8 +151,8 @@ class Response(SimpleHandler):
         body: Any,
         multithread: bool,
     ) -> None:
-        # As _write() is our own, there is no stream for the answer.
-        # Not by super(), which takes as long as what it finds.
+        # No stream for the answer, because _write() is overridden. No super() either: it takes as long as the
+        # method that it finds.
         no_stream: Any = None
         SimpleHandler.__init__(
             self, body, no_stream, front.error_stream(request), environ, multithread, front.multiprocess
@@ -164,10 +165,10 @@ class Response(SimpleHandler):
         self._pieces: list[bytes] = []
         self._thread = get_ident()
 
-    # ---- the course of it ----------------------------------------------------------------------------
+    # ---- run, pause, end -----------------------------------------------------------------------------
 
     def run(self, application: WSGIApplication) -> None:
-        """Call the application and begin to answer. What is raised here, is no fault of the application's."""
+        """Call the application and begin to answer. Exceptions that leave this method aren't the application's."""
         context = copy_context()
         try:
             context.run(self._run, application)
@@ -176,7 +177,7 @@ class Response(SimpleHandler):
                 self.context = context
 
     def _in_context(self, step: Callable[..., None], *arguments: Any) -> None:
-        """Take a step that may run the application's code, in its context unless this is called from there."""
+        """Run a step that may call the application's code in its context, unless that is entered already."""
         context, self.context = self.context, None
         if context is None:
             step(*arguments)
@@ -209,7 +210,7 @@ class Response(SimpleHandler):
         return self.write_for_application
 
     def write_for_application(self, data: bytes) -> None:
-        """write() as the application has it."""
+        """The write() that start_response() returns to the application."""
         gate = self._taken_gate()
         try:
             if self._is_shut:
@@ -219,7 +220,7 @@ class Response(SimpleHandler):
             gate.release()
 
     def _taken_gate(self) -> threading.RLock:
-        """The gate, which is the caller's to release."""
+        """Acquire the gate and return it. The caller must release it."""
         with _setting_gates:
             gate = self._gate = self._gate or threading.RLock()
         gate.acquire()
@@ -228,21 +229,21 @@ class Response(SimpleHandler):
         return gate
 
     def _shut(self) -> None:
-        """Take nothing more from the application. A call that another thread has begun has ended when this returns."""
+        """Refuse further calls of the application. When this returns, calls in other threads have ended."""
         self._is_shut = True
         if self._gate is not None:
             with self._gate:
                 pass
 
     def advance(self) -> None:
-        """Go on with the iterable, if the client has room for it."""
+        """Continue with the iterable."""
         self._in_context(self._advance)
 
     def _advance(self) -> None:
         try:
             if self._blocks is None:
                 if self._file is not None or (self.result_is_file() and self.sendfile()):
-                    # It's the application's, and closed with the iterable: not before it's sent.
+                    # The file belongs to the application and is closed with the iterable, so send it all before that.
                     if self.wsgi_multithread or self.client.has_sent_all():
                         self._finish()
                     return
@@ -255,22 +256,22 @@ class Response(SimpleHandler):
             self.fail(error)
 
     def head_was_sent(self, chunked: bool, room: int | None) -> None:
-        """The fast lane has sent the head, and so much of the body as bytes_sent says."""
+        """The fast lane has sent the head, and bytes_sent octets of the body. room: what Content-Length leaves."""
         self._in_body, self._chunked, self._room = True, chunked, room
 
     def belongs_to(self, thread: int) -> None:
-        """The thread whose answer it is, in which it may not have been made."""
+        """Set the thread that answers, which may not be the one that made this object."""
         self._thread = thread
 
     def go_on_with(self, result: Any, blocks: Iterator[bytes] | None, block: bytes | None) -> None:
-        """The fast lane has the application's result, and taken blocks of it; the last of them wasn't used."""
+        """Take over the application's result from the fast lane. block: the last one taken, which wasn't sent."""
         self.result = result
         self._blocks = blocks if block is None or blocks is None else itertools.chain((block,), blocks)
 
     def _take_blocks(self, blocks: Iterator[bytes]) -> bool:
-        """Whether all blocks were taken."""
+        """Take blocks and write them. Return whether the iterable has ended."""
         for taken, data in enumerate(blocks, 1):
-            if data != b"" or not self.status:  # an empty block is nothing to send headers for
+            if data != b"" or not self.status:  # an empty block doesn't send the headers
                 self._is_inside = True
                 if self._gate is None:
                     self.write(data)
@@ -296,7 +297,7 @@ class Response(SimpleHandler):
             self._flush()
 
     def _finish(self) -> None:
-        """The answer is complete."""
+        """End a complete answer: log a wrong Content-Length, and close."""
         self.finished = True
         if self._room or self._surplus:
             if self._room:
@@ -311,7 +312,7 @@ class Response(SimpleHandler):
         self._close()
 
     def _close(self) -> None:
-        """Log the request, and close the iterable and the body; every answer ends with this, and once."""
+        """Log the request, and close the iterable and the body. Every answer ends with exactly one call of this."""
         try:
             self.close()
         except BaseException as error:
@@ -336,13 +337,13 @@ class Response(SimpleHandler):
             self.request.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
 
     def too_late(self, error: BaseException) -> None:
-        """Log what the application or a hook has raised after the answer was sent. Raise it again if it's a Ctrl-C."""
+        """Log an exception of the application or a hook after the answer. Raise it again if it's a Ctrl-C."""
         self._log_error(error)
         if self.client.must_end(error):
             raise error
 
     def fail(self, error: BaseException) -> None:
-        """Close the iterable, log the exception being handled, and answer it if nothing was sent."""
+        """Close the iterable, log the exception being handled, and answer 500 if nothing was sent."""
         self._in_context(self._fail, error)
 
     def _fail(self, error: BaseException) -> None:
@@ -360,7 +361,7 @@ class Response(SimpleHandler):
             raise error
 
     def _answer_error(self, error: BaseException) -> None:
-        """Answer 500, or break the answer off if it was begun; then log the error, and the request."""
+        """Answer 500, or break off an answer that has begun; then log the error and the request."""
         result, self.result = self.result, None
         try:
             if hasattr(result, "close"):
@@ -369,20 +370,20 @@ class Response(SimpleHandler):
             self.too_late(another)
         self._pieces.clear()
         self._file, self._is_empty = None, False
-        self.headers_sent = self._in_body  # a head that couldn't be made, wasn't sent
+        self.headers_sent = self._in_body  # a head that raised an error was not sent
         try:
             is_answered = not self.headers_sent and self._send_error()
             if not is_answered:
                 self._break_off()
         finally:
-            self._log_error(error)  # the client first: the error stream may keep us waiting
+            self._log_error(error)  # after the answer, because the error stream may block
         if is_answered:
             self._finish()
         else:
             self._close()
 
     def _send_error(self) -> bool:
-        """Whether the answer to an error was sent; else the client has gone."""
+        """Send the answer to an error. Return False if the client has gone."""
         self.result = self.error_output(self.environ, super().start_response)
         try:
             for data in self.result:
@@ -395,12 +396,12 @@ class Response(SimpleHandler):
     def _log_error(self, error: BaseException) -> None:
         try:
             self.log_exception((type(error), error, error.__traceback__))  # type: ignore[arg-type]
-        except BaseException as another:  # of an error that raises when it's looked at
+        except BaseException as another:  # an exception object can raise in its own methods
             if self.client.must_end(another):
                 raise
 
     def abandon(self) -> None:
-        """The client is gone, or has to go: be done with the answer."""
+        """End the answer early: the client has gone, or the connection is being closed."""
         self._shut()
         self._in_context(self._give_up)
 
@@ -410,7 +411,7 @@ class Response(SimpleHandler):
         self._close()
 
     def _break_off(self) -> None:
-        """Be finished with an answer that isn't whole, and mustn't look so."""
+        """Mark an incomplete answer as ended; the client must not mistake it for a complete one."""
         self.finished = True
         self.persistent = False
         self.must_reset = self.ends_with_connection
@@ -418,7 +419,7 @@ class Response(SimpleHandler):
     # ---- framing -------------------------------------------------------------------------------------
 
     def _frame(self) -> bytes:
-        """Frame the answer; return the fields that we add, as lines."""
+        """Decide the framing of the answer. Return the header lines to add for it."""
         headers = self.headers
         assert headers is not None
         lengths = headers.get_all("Content-Length")
@@ -433,7 +434,7 @@ class Response(SimpleHandler):
             version=self.http_version,
         )
         self._bodiless, self._room, length, self._chunked, self.ends_with_connection, self.persistent, option = framing
-        # Not in the application's list, which it may use again.
+        # Don't change the application's list, because it may use the list again.
         added = b""
         if length:
             added = b"Content-Length: %d\r\n" % int(length)
@@ -447,11 +448,11 @@ class Response(SimpleHandler):
         return added
 
     def _size(self, is_head: bool) -> int | None:
-        """How many octets the body has, if that is known before it's sent."""
+        """The size of the body in octets, or None if it is unknown before the body is sent."""
         if self._file is not None:
             return self._file.count  # type: ignore[no-any-return]
         if self._is_empty:
-            # To HEAD an application may answer without the body that it has for GET.
+            # An application may answer HEAD without the body that it has for GET.
             return None if is_head else 0
         if type(self.result) in (list, tuple):
             return sum(map(len, self.result))
@@ -461,7 +462,7 @@ class Response(SimpleHandler):
             return None
 
     def client_is_modern(self) -> bool:
-        return True  # who speaks HTTP/0.9 isn't served; and an application may have emptied the environ
+        return True  # HTTP/0.9 is refused earlier. Don't read the environ: the application may have cleared it.
 
     def sendfile(self) -> bool:
         """Send a regular file without reading it; PEP 3333, "Optional Platform-Specific File Handling"."""
@@ -472,7 +473,7 @@ class Response(SimpleHandler):
             try:
                 file = file.duplicate()
             except OSError:
-                file = None  # there are no descriptors, so it's read
+                file = None  # no descriptors are left, so read the file instead
         self._file = file
         if file is None:
             return False
@@ -495,7 +496,7 @@ class Response(SimpleHandler):
 
     def send_headers(self) -> None:
         added = self._frame()
-        fields = bytes(self.headers)  # type: ignore[arg-type]  # raises before anything is sent, if it must
+        fields = bytes(self.headers)  # type: ignore[arg-type]  # any error must come before something is sent
         self.headers_sent = True
         self.send_preamble()
         self._pieces.append(fields[:-2] + added + b"\r\n" if added else fields)
@@ -509,7 +510,7 @@ class Response(SimpleHandler):
         if self._bodiless:
             self.bytes_sent -= size
         elif self._chunked:
-            if size:  # an empty chunk would be the last one
+            if size:  # an empty chunk would end the body
                 self._pieces += (b"%x\r\n" % size, data, b"\r\n")
         elif self._room is None or size <= self._room:
             self._pieces.append(data)
@@ -529,14 +530,14 @@ class Response(SimpleHandler):
                 self.client.send(data, is_rest)
                 is_rest = True
         except ConnectionError:
-            # About: the head and the framing of chunks are no part of the body.
+            # An estimate, because the pieces include the head and the framing of chunks.
             self.bytes_sent = max(self.bytes_sent - sum(map(len, pieces)), 0)
             raise
 
 
 
 def _tells_of_a_departure(error: BaseException) -> bool:
-    """Whether an error is that the client has gone, or came of that."""
+    """Whether an error says that the client has gone, or was caused by such an error."""
     cause: BaseException | None = error
     for _ in range(_LONGEST_CHAIN):
         if cause is None or issubclass(type(cause), ConnectionError):
@@ -546,13 +547,13 @@ def _tells_of_a_departure(error: BaseException) -> bool:
 
 
 def _rest_of_file(result: Any) -> FileRange | None:
-    """What a FileWrapper would read, if that is what lies in a regular file from its position on."""
+    """The range of a regular file that a FileWrapper would read, or None if its content may differ from the file's."""
     if type(result) is not FileWrapper:
         return None
     file = result.filelike
     if isinstance(file, tempfile._TemporaryFileWrapper):
         file = file.file
-    # No other kind: a GzipFile has a fileno(), too, of other octets than it reads.
+    # Other classes may read something else than their fileno() has, as a GzipFile does.
     is_buffered = type(file) in (io.BufferedReader, io.BufferedRandom)
     raw = file.raw if is_buffered else file  # pyright: ignore[reportAttributeAccessIssue]
     if type(raw) is not io.FileIO or raw.closed or not raw.readable():
@@ -564,5 +565,5 @@ def _rest_of_file(result: Any) -> FileRange | None:
         return None
     offset = file.tell()
     if status.st_size <= offset:
-        return None  # nothing to send, or a file that has no size, as in /proc
+        return None  # the file has no more octets, or no known size, as in /proc
     return FileRange(raw, offset, status.st_size - offset)

@@ -1,6 +1,6 @@
-"""The event loop of several threads, which all do the same.
+"""The event loop for several threads that share all connections.
 
-The thread that gets a connection's event has the connection until it waits for its client again. So what belongs to one
+The thread that gets a connection's event owns the connection until it waits for its client again. So the state of a
 connection needs no lock.
 """
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class SharedLoop(EventLoop):
     """Serves in several threads, each of which runs ``serve_in_thread()``.
 
-    A connection that waits for its client is armed and *parked*; the thread that its event comes to, takes it out
-    again, in one atomic step: so nobody else has it then. Who finds that another has it, leaves a note, in case that
-    was about to park it; who has parked it, looks for a note, and if there is one, arms it anew.
+    A connection that waits for its client is armed in the poller and *parked* in a dict. The thread that gets its event
+    takes it out of the dict in one atomic step, and so owns it alone. A thread that gets an event but doesn't find the
+    connection parked leaves a note, because the owner may be about to park it. After parking, the owner looks for a
+    note, and if there is one, it arms the connection again.
     """
 
     is_shared = True
@@ -50,7 +51,7 @@ class SharedLoop(EventLoop):
         self._shared_poller.arm(fd, READ, is_new)
 
     def serve_in_thread(self, number: int) -> None:
-        """Serve until stop() is called. number: the thread's, from 0; each has a fast lane of its own."""
+        """Serve until stop() is called. number: this thread's number, from 0, which selects its fast lane."""
         lanes: dict[Any, FastLane | None] = {}
         logging: list[tuple[EventServer, FastLane]] = []
         for server in self.servers.values():
@@ -66,7 +67,7 @@ class SharedLoop(EventLoop):
                 if connection is not None:
                     connection.lane = lanes[connection.server]
                     self._handle(connection, mask)
-                    connection = None  # it may be the last for a while, and is closed meanwhile
+                    connection = None  # keep no reference: another thread may close it
                 elif fd in self.servers:
                     self._accept_in_thread(self.servers[fd], lanes)
                 elif fd == self._wake_up.fd:
@@ -84,22 +85,22 @@ class SharedLoop(EventLoop):
     def _pass_wake_up_on(self) -> None:
         if self.phase < STOPPED:
             self._wake_up.on_event()
-        self._shared_poller.arm(self._wake_up.fd, READ)  # for the other threads
+        self._shared_poller.arm(self._wake_up.fd, READ)  # to wake up the other threads
 
     def _handle(self, connection: Connection, mask: int, is_new: bool = False) -> None:
-        """Have a connection do what can be done; it is this thread's meanwhile.
+        """Let a connection that this thread owns do its work.
 
-        mask: what was reported of it, 0 for nothing; is_new: whether the poller doesn't know it yet.
+        mask: the events that were reported, 0 for none; is_new: whether the poller doesn't know it yet.
         """
         try:
             if mask & URGENT:
                 connection.drop_urgent_data()
             connection.on_event()
-        except BaseException:  # a Ctrl-C comes to the main thread
+        except BaseException:  # not a Ctrl-C: only the main thread gets one
             self._fail(connection)
         fd = connection.fd
         if connection.drained and mask == READ and self._reports_changes and fd not in self._noted:
-            # There is nothing to read, and what comes is reported: usual, and it saves a system call.
+            # All input is read, and the poller reports new input without arming. That saves a system call, usually.
             self._parked[fd] = connection
             if fd in self._noted and self._claim(connection):
                 self._park(connection)
@@ -107,10 +108,10 @@ class SharedLoop(EventLoop):
             self._park(connection, is_new)
 
     def _leave_note(self, fd: int) -> None:
-        """Something was reported of a connection that another thread has."""
+        """An event was reported for a connection that another thread owns."""
         self._noted.add(fd)
         connection = self._parked.pop(fd, None)
-        if connection is not None:  # parked in this moment, perhaps without a look at the notes
+        if connection is not None:  # parked just now, perhaps after its owner looked for notes
             self._park(connection)
 
     def _park(self, connection: Connection, is_new: bool = False) -> None:
@@ -118,9 +119,9 @@ class SharedLoop(EventLoop):
         while True:
             self._noted.discard(fd)
             try:
-                # Before it is parked: from then on another thread may close it.
+                # Arm it before it is parked: after that another thread may close it.
                 self._shared_poller.arm(fd, connection.watched or READ, is_new)
-            except OSError:  # no memory in the kernel: no event of this connection would be reported again
+            except OSError:  # the kernel has no memory: the connection would never be reported again
                 self._fail(connection)
                 return
             self._parked[fd] = connection
@@ -129,9 +130,9 @@ class SharedLoop(EventLoop):
             is_new = False
 
     def _claim(self, connection: Connection) -> bool:
-        """Take a connection from the poller, unless another thread has it."""
+        """Take ownership of a connection. Return False if another thread owns it."""
         claimed = self._parked.pop(connection.fd, None)
-        if claimed is not None and claimed is not connection:  # which was closed, and the descriptor used again
+        if claimed is not None and claimed is not connection:  # it was closed, and its descriptor reused
             self._park(claimed)
         return claimed is connection
 
@@ -145,19 +146,19 @@ class SharedLoop(EventLoop):
                 if connection.state is not CLOSED:
                     self._park(connection)
             elif connection.drained and self._claim(connection):
-                # Parked without being armed. A receive() may have taken less than there was, so arm it once.
+                # It was parked without being armed. A receive() may have read less than there was, so arm it once.
                 connection.drained = False
                 self._park(connection)
         if not self._accepting:
             self._resume_accepting()
 
     def watch(self, connection: Connection, events: int) -> None:
-        connection.watched = events  # armed when this thread is done with it
+        connection.watched = events  # armed when the connection is parked
 
     def forget(self, connection: Connection) -> None:
         try:  # noqa: SIM105 - suppress() takes longer than what is tried
             self._shared_poller.forget(connection.fd)
-        except (OSError, KeyError, ValueError):  # somebody has closed it already
+        except (OSError, KeyError, ValueError):  # the application has closed it already
             pass
         self._noted.discard(connection.fd)
         self._remove(connection)
@@ -165,10 +166,10 @@ class SharedLoop(EventLoop):
             self._gone.set()
 
     def _accept_in_thread(self, server: EventServer, lanes: dict[Any, FastLane | None]) -> None:
-        with self._accepts:  # or each thread would take the last place there is
+        with self._accepts:  # without the lock, several threads would take the last place
             connection = self._accept_next(server)[1] if self._accepting else None
             if self._accepting:
-                # Now, so that the next client is accepted while this one's application runs.
+                # Arm it now, so that the next client is accepted while this one's application runs.
                 try:
                     self._watch_listener(server.listener_fd)
                 except OSError:
@@ -178,48 +179,48 @@ class SharedLoop(EventLoop):
             self._handle(connection, 0, is_new=True)
 
     def _resume_accepting(self) -> None:
-        with self._accepts:  # or a listening socket might be closed meanwhile
+        with self._accepts:  # without the lock, a listening socket might be closed meanwhile
             super()._resume_accepting()
 
     def _pause_accepting(self) -> None:
-        self._accepting = False  # the thread that gets the next client, arms the socket no more
+        self._accepting = False  # the thread that gets the next client won't arm the socket again
 
     def finish(
         self, timeout: float, *, patiently: bool = False, actions: Callable[[], None] = lambda: None
     ) -> None:
-        """The same, while the threads go on, and from another thread than theirs."""
+        """See ``EventLoop.finish()``. The threads keep serving; call it from a thread that doesn't serve."""
         self.retire()
         self._close_parked_idle(patiently, 0.0)
         end = monotonic() + timeout
         self._gone.clear()
         while self._is_waited_for(patiently) and (left := end - monotonic()) > 0:
             self._gone.wait(min(left, self._tick))
-            self._gone.clear()  # it may have been the last one only until somebody else was accepted
-            # Those that a thread had, whose lane has answered as ever.
+            self._gone.clear()  # a new connection may have been accepted meanwhile
+            # These were owned by a thread before, and its lane kept them open.
             self._close_parked_idle(patiently, monotonic() + MOMENT)
             actions()
         self.stop()
 
     def _close_parked_idle(self, patiently: bool, later: float) -> None:
-        """Close the idle connections that no thread has, and whose deadline is later than this."""
+        """Close the idle connections that no thread owns and whose deadline is later than this."""
         for connection in list(self.connections.copy().values()):
             if (
                 connection.state is IDLE
                 and connection.deadline > later
                 and self._claim(connection)
             ):
-                connection.lane = None  # it's a thread's, and so are the lines in it
-                if not connection.has_input():  # else it's for a thread: here an application might take any time
+                connection.lane = None  # the lane and its log lines belong to another thread
+                if not connection.has_input():  # leave requests to the serving threads: they may take any time
                     self._close_idle(connection, patiently)
                 if connection.state is not CLOSED:
                     self._park(connection)
 
     def close_parked(self) -> None:
-        """Close the connections that no thread has, when a thread doesn't return from an application."""
+        """Close the connections that no thread owns, when a thread doesn't return from an application."""
         with contextlib.ExitStack() as steps:
             for connection in list(self.connections.copy().values()):
                 if self._claim(connection):
-                    connection.lane = None  # it's a thread's, and so are the lines in it
+                    connection.lane = None  # the lane and its log lines belong to another thread
                     steps.callback(connection.close)
 
     def accept_all(self, server: EventServer) -> None:

@@ -1,4 +1,4 @@
-"""The event loop of one thread: wait for sockets, hand events to connections, watch the clock."""
+"""The event loop for one thread: wait for sockets, pass events to connections, check deadlines."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from .states import CLOSED
 if TYPE_CHECKING:
     from .event_server import EventServer
 
-# How many connections are accepted before those that are there have their turn.
+# How many connections are accepted before the existing ones have their turn.
 _ACCEPTED_AT_ONCE = 64
-# And for how many seconds, or for as long as those have just had it: an application may take its time for each.
+# And for how many seconds, because each may call a slow application. If the existing connections have just taken
+# longer, accepting may take as long as they did.
 _ACCEPTING = 0.01
-# For no time limit, which PyPy's epoll has no word for.
+# Stands for no time limit, because PyPy's epoll doesn't accept None.
 _LONGEST_WAIT = 3600.0
-# After so many seconds between requests a connection gives its memo back.
+# A connection that has been idle for this many seconds frees its memo (see lane.py).
 _MEMO_IDLE = 5.0
 
 
@@ -35,8 +36,8 @@ def plain_hand_out(
 ) -> list[int]:
     """Call ``on_event()`` of each connection that an event is for; return the descriptors of the other events.
 
-    events: as a poller reports them; connections: by descriptor; fail: called with a connection that has raised an
-    Exception, which is being handled.
+    events: as a poller reports them; connections: by descriptor; fail: called with a connection that raised an
+    Exception, while the exception is being handled.
     """
     others = []
     for fd, _ in events:
@@ -58,14 +59,14 @@ class SingleLoop(EventLoop):
     """Serves in the thread that calls it."""
 
     def _open_poller(self) -> None:
-        #: Whether serve() or serve_one() runs, perhaps with the caller in one of its applications.
+        #: Whether serve() or serve_one() is running; an application that it runs may ask.
         self.is_running = False
         self.poller = make_poller(self.settings.poller)
         self.poller.watch(self._wake_up.fd, READ)
 
     @property
     def is_stopped(self) -> bool:
-        """Whether stop() was called, by an application perhaps."""
+        """Whether stop() was called, for example by an application."""
         return self.phase >= STOPPED
 
     def _close_poller(self) -> None:
@@ -79,7 +80,7 @@ class SingleLoop(EventLoop):
     def serve(
         self, must_stop: Callable[[], bool], poll_interval: float | None, service_actions: Callable[[], None]
     ) -> None:
-        """Serve until must_stop() says so; it is asked at every event and every poll_interval seconds."""
+        """Serve until must_stop() returns True; it is called after every event and every poll_interval seconds."""
         self.is_running = True
         try:
             while not (self.phase >= ASKED_TO_STOP or must_stop()):
@@ -89,7 +90,7 @@ class SingleLoop(EventLoop):
             self.is_running = False
 
     def serve_one(self, timeout: float | None) -> bool:
-        """Serve until one request was answered, or whatever became of it, or for some seconds; whether one was."""
+        """Serve until one request has ended, in whatever way, or for timeout seconds. Return whether one has."""
         self.close_each()
         end = None if timeout is None else monotonic() + timeout
         before = self.requests
@@ -104,11 +105,11 @@ class SingleLoop(EventLoop):
         finally:
             self.is_running = False
         for connection in list(self.connections.values()):
-            self._close_idle(connection, False)  # nobody may come back to clients that only connected
+            self._close_idle(connection, False)  # the caller may never serve these clients again
         return True
 
     def _turn(self, timeout: float | None, one: bool = False) -> None:
-        """Wait for events, and have them handled; with one, only until a request was answered."""
+        """Wait for events and handle them. one: stop after the first request that is answered."""
         events = self.poller.wait(self._patience(timeout))
         now = monotonic()
         for fd in self._hand_one_out(events) if one else hand_out(events, self.connections, self._fail):
@@ -123,7 +124,7 @@ class SingleLoop(EventLoop):
             self._sweep(now)
 
     def _hand_one_out(self, events: Iterable[tuple[int, int]]) -> list[int]:
-        """The same as hand_out(), up to the event by which a request was answered."""
+        """Like hand_out(), but stop after the event that completed a request."""
         before = self.requests
         others: list[int] = []
         for event in events:
@@ -133,7 +134,7 @@ class SingleLoop(EventLoop):
         return others
 
     def _patience(self, timeout: float | None) -> float:
-        """How long to wait for events, in seconds, so that no deadline is missed by much."""
+        """How long to wait for events, in seconds, so that deadlines are checked in time."""
         if timeout is None:
             timeout = _LONGEST_WAIT
         return min(timeout, self._tick) if self.connections or not self._accepting else timeout
@@ -158,9 +159,9 @@ class SingleLoop(EventLoop):
         self._accept(server, self.settings.max_connections)
 
     def _sweep(self, now: float) -> None:
-        """Look at the deadlines of all connections.
+        """Check the deadlines of all connections.
 
-        now: before this turn's events. What an application took since then, is not its clients' fault.
+        now: the time before this turn's events, so that the time an application took isn't charged to clients.
         """
         self._next_sweep = now + self._tick
         quiet = now + self.settings.keep_alive_timeout - _MEMO_IDLE
@@ -187,14 +188,14 @@ class SingleLoop(EventLoop):
         if connection.watched:
             try:  # noqa: SIM105 - suppress() takes longer than what is tried
                 self.poller.forget(connection.fd)
-            except (OSError, KeyError, ValueError):  # somebody has closed it already
+            except (OSError, KeyError, ValueError):  # the application has closed it already
                 pass
         self._remove(connection)
 
     # ---- accepting -----------------------------------------------------------------------------------
 
     def _accept(self, server: EventServer, most: int, end: float = math.inf) -> None:
-        """Accept clients, and answer what they have sent already; so many of them, and only until then."""
+        """Accept clients, and answer the requests that they have sent already. most: how many; end: until when."""
         for _ in range(most):
             more, connection = self._accept_next(server)
             if not more:
@@ -206,7 +207,7 @@ class SingleLoop(EventLoop):
 
     def _begin(self, connection: Connection) -> None:
         try:
-            # The request is often there already, and then the poller needn't know.
+            # The request has often arrived already. Then the poller needn't watch the socket.
             connection.on_event()
             if not connection.watched and connection.state is not CLOSED:
                 self.watch(connection, READ)
@@ -217,5 +218,5 @@ class SingleLoop(EventLoop):
         if self._accepting:
             self._accepting = False
             for fd in self.servers:
-                with contextlib.suppress(OSError, KeyError, ValueError):  # which it is if somebody has closed it
+                with contextlib.suppress(OSError, KeyError, ValueError):  # the program has closed the socket
                     self.poller.forget(fd)

@@ -1,6 +1,6 @@
-"""What a non-blocking socket can do at once: receive, send, send from a file, shake hands, say goodbye.
+"""The operations of plain and TLS sockets that never block: receive, send, send a file, handshake, end of output.
 
-``PLAIN`` and ``TLS`` are the two kinds. None, or 0 octets sent, means "not now"; any other failure raises.
+``PLAIN`` and ``TLS`` are the two kinds. A result of None, or of 0 octets sent, means "not now"; other failures raise.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ class Transport(NamedTuple):
     receive: Callable[[Any, int], bytes | None]
     #: (socket, data) -> how many octets were taken
     send: Callable[[Any, bytes | memoryview], int]
-    #: (socket, file descriptor, offset, count) -> how many octets were taken (see below); None: files must be read
+    #: (socket, file descriptor, offset, count) -> how many octets were taken (see below); None: read files instead
     send_file: Callable[[Any, int, int, int], int | None] | None
     #: (socket) -> what to wait for before the next try, 0 when done
     handshake: Callable[[Any], int]
-    #: (socket): tell the client that nothing follows; it may go on sending
+    #: (socket): tell the client that no more octets follow; it may still send
     end_of_output: Callable[[Any], None]
-    #: (socket) -> octets that were received and wait above the socket, where no poller sees them
+    #: (socket) -> how many received octets wait in the TLS layer, where no poller sees them
     pending: Callable[[Any], int]
 
 
 _NOT_NOW = (BlockingIOError, InterruptedError)
-# The system is short of memory, which passes: the same may be tried again until the connection's deadline.
+# The system is short of memory for a while: try again until the connection's deadline.
 _SHORT_OF_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
-# The client has gone, or the network in between. Their other kinds are ConnectionErrors.
+# The client has gone, or the network has failed. Other errors of this kind are ConnectionErrors.
 _OUT_OF_REACH = {
     getattr(errno, name)
     for name in (
@@ -47,7 +47,7 @@ _OUT_OF_REACH = {
 
 
 def is_departure(error: OSError) -> bool:
-    """Whether a socket's error says that the client is gone or out of reach: anything else is a fault at this end."""
+    """Whether a socket's error says that the client has gone or is unreachable. Other errors are the server's fault."""
     ssl: Any = sys.modules.get("ssl")
     return (
         isinstance(error, ConnectionError)
@@ -79,7 +79,7 @@ def _send(sock: socket.socket, data: bytes | memoryview) -> int:
 
 
 def _send_file(sock: socket.socket, fd: int, offset: int, count: int) -> int | None:
-    """None: not now; 0: the file has ended; -1: not from this file."""
+    """Send from a file. Return None: not now; 0: the file has ended; -1: sendfile() doesn't work on this file."""
     try:
         return os.sendfile(sock.fileno(), fd, offset, count)
     except _NOT_NOW:
@@ -100,7 +100,7 @@ def _end_of_output(sock: socket.socket) -> None:
 PLAIN = Transport(
     receive=_receive,
     send=_send,
-    # macOS has it with other rules for what was sent before "not now"; Linux's is the one that is tested.
+    # macOS has other rules for what was sent before "not now". Only Linux's version is tested.
     send_file=_send_file if hasattr(os, "sendfile") and sys.platform.startswith("linux") else None,
     handshake=lambda sock: 0,
     end_of_output=_end_of_output,
@@ -121,7 +121,7 @@ def _receive_tls(sock: Any, size: int) -> bytes | None:
 
 
 def _send_tls(sock: Any, data: bytes | memoryview) -> int:
-    # After "not now" OpenSSL wants the same octets again: who queues them offers them again.
+    # After "not now" OpenSSL wants the same octets again. The output queue offers them again.
     try:
         return sock.send(data)  # type: ignore[no-any-return]
     except _not_now_tls():
@@ -140,7 +140,7 @@ def _handshake(sock: Any) -> int:
 
 
 def _end_of_output_tls(sock: Any) -> None:
-    # unwrap() sends close_notify, and then wants the client's, for which nobody waits.
+    # unwrap() sends close_notify and then expects the client's. Nothing waits for that one.
     with contextlib.suppress(OSError, ValueError):
         sock.unwrap()
     _end_of_output(sock)

@@ -1,1 +1,1 @@
-"""The face of socketserver: which hooks a program overrides, and which path serves it."""
+"""The part of the server that only simple_server uses: find overridden hooks, choose the path, call the hooks."""

@@ -1,6 +1,6 @@
-"""What serves a ``WSGIServer`` on the event-driven path: loaded when the first server is made.
+"""Build the event-driven server behind a ``WSGIServer``.
 
-A program that imports simple_server and makes no server pays for none of this.
+This module is imported when the first server is made, so that a program without a server doesn't load it.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from fastwsgi.handlers import SimpleHandler
 
 from .front import ServerFront
 
-# What logs need is imported lazily from 3.15, and traceback by a failing application: while that may still be done.
+# From Python 3.15, http.server imports _colorize lazily, and only an error imports traceback. Load both now: later the
+# program may have lost the right to read the files.
 getattr(http.server, "_colorize", None)
 
 
 class Inside(NamedTuple):
-    """What serves a WSGIServer's connections on the event-driven path."""
+    """The objects that serve a WSGIServer's connections on the event-driven path."""
 
     front: ServerFront
     server: EventServer
-    #: A SingleLoop, but in tests that run several threads.
+    #: A SingleLoop; tests also use a SharedLoop.
     loop: Any
 
 
 def make_inside(front: ServerFront, loop: EventLoop | None, threads: int) -> Inside:
-    """What serves behind a front. loop: None for a new one of one thread."""
+    """Make the objects that serve behind a front. loop: None for a new SingleLoop."""
     loop = loop or SingleLoop(front.settings)
     return Inside(front, EventServer(front, front.settings, loop, threads), loop)
 
 
 @functools.cache
 def response_of(handler_class: type[SimpleHandler]) -> type[Response]:
-    """A handler class on the event-driven path. It has what programs set on the class and its bases, too."""
+    """Combine Response with a handler class, so that attributes which a program set on that class have effect."""
     return type(f"{handler_class.__name__}Response", (Response, handler_class), {})

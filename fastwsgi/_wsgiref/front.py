@@ -1,6 +1,7 @@
-"""The event-driven server's front for a ``WSGIServer``: calls the hooks that a program overrides.
+"""The event-driven server's front for a ``WSGIServer``: call the hooks that a program overrides.
 
-A request handler is an adapter around a request here. It is made only for a hook, and it reads nothing by itself.
+Here a request handler is an adapter: it presents a parsed request to a hook. It is made only when a hook needs it, and
+it doesn't read from the socket.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 
 
 class ServerFront:
-    """What an ``EventServer`` asks of a WSGIServer; see ``Front``.
+    """Connects an ``EventServer`` to a WSGIServer; see ``Front``.
 
-    server: the WSGIServer; handler_class: its request handler's class, whose hooks see each request; response_class:
-    runs the application; http_version: "1.1" or "1.0"; listens_again: whether the backlog is ours to choose; hooks:
-    which of them are overridden.
+    server: the WSGIServer; handler_class: the class of its request handlers, whose hooks are called; response_class:
+    runs the application; http_version: "1.1" or "1.0"; listens_again: whether we may choose the backlog; hooks: which
+    of them are overridden.
     """
 
     begins_with_proxy = False
@@ -59,7 +60,7 @@ class ServerFront:
         self.listens_again = listens_again
         self.get_app: Callable[[], WSGIApplication] = server.get_app
         self.note(hooks)
-        #: A class may have month names of its own.
+        #: A handler class may have its own month names.
         self.log_time: Callable[[], str] = object.__new__(handler_class).log_date_time_string
 
     def note(self, hooks: Overridden) -> None:
@@ -67,7 +68,7 @@ class ServerFront:
         self.has_app_hook, self.has_environ_hooks, self.has_log_hooks = hooks
 
     def is_for(self, server: Any) -> bool:
-        """Whether this is what it would be if it were made now."""
+        """Whether this front still fits a server, whose attributes a program may change."""
         return (
             self.listener is server.socket
             and self.handler_class is server.RequestHandlerClass
@@ -88,7 +89,7 @@ class ServerFront:
         self.server.handle_error(sock, address)
 
     def _adapter(self, request: Request) -> Any:
-        """The handler around a request: one for all hooks, until the request is logged."""
+        """The handler object for a request: the same one for all hooks, until the request is logged."""
         handler = request.adapter
         if handler is None:
             request.adapter = handler = object.__new__(self.handler_class)
@@ -117,7 +118,7 @@ class ServerFront:
         return self._adapter(request).get_stderr() if self.has_environ_hooks else error_stream()
 
     def error_answer(self, request: Request, error: BadRequest) -> bytes:
-        """What the handler's send_error() sends, whatever its hooks for the log do."""
+        """The octets that the handler's send_error() writes. Its log hooks can't prevent them by raising."""
         handler = self._adapter(request)
         handler.wfile = answer = io.BytesIO()
         handler.log_error = self._guarded(handler, handler.log_error)
@@ -127,7 +128,7 @@ class ServerFront:
         return answer.getvalue()
 
     def _guarded(self, handler: Any, hook: Callable[..., object]) -> Callable[..., None]:
-        """A hook of a handler's that raises nothing: handle_error() hears of it."""
+        """Wrap a hook so that it raises nothing but a Ctrl-C: handle_error() gets its exceptions."""
 
         def guarded(*args: Any, **keywords: Any) -> None:
             try:
@@ -141,16 +142,16 @@ class ServerFront:
 
     def log_request(self, request: Request, status: str, size: int) -> None:
         line = request.line
-        # A handler that was made for another hook may have been changed by it, and log_message() escapes.
+        # Another hook may have changed a handler that was made for it, and log_message() escapes these characters.
         if self.has_log_hooks or request.adapter is not None or "\\" in line or not line.isprintable():
             try:
                 self._adapter(request).log_request(status, size)
             finally:
-                request.adapter = None  # or the two would hold each other
+                request.adapter = None  # to avoid a reference cycle
         else:
             try:  # noqa: SIM105 - suppress() takes longer than what is tried
                 self.write_log(f'{request.client[0] or "-"} - - [{self.log_time()}] "{line}" {status} {size}\n')
-            except Exception:  # no request fails because of its line
+            except Exception:  # a log line that can't be written must not fail the request
                 pass
 
     def log_error(self, request: Request, message: str) -> None:

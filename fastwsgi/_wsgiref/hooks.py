@@ -1,7 +1,7 @@
-"""Which of the standard library's hooks a program overrides, and so which path may serve it.
+"""Find which of the standard library's hooks a program overrides, to choose the path that serves it.
 
-The event-driven server reads requests by itself. A class that overrides how a connection is accepted, read or
-answered gets the classic path, as socketserver runs it; all other hooks are called by both.
+The event-driven server reads requests without a request handler. If a class overrides how a connection is accepted,
+read or answered, the classic path serves it, as socketserver does. Both paths call all other hooks.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
-#: What an environ says of a body of unknown type.
+#: CONTENT_TYPE of a request without one.
 CONTENT_TYPE = "text/plain"
 
-#: Of a server: how a connection is got, run and closed.
+#: Server methods for how a connection is accepted, handled and closed.
 SERVER_HOOKS = (
     "get_request", "process_request", "finish_request", "shutdown_request", "close_request", "handle_timeout",
     "_handle_request_noblock",
 )  # fmt: skip
-#: Of a request handler: how a connection is read and written.
+#: Request handler attributes for how a connection is read and written.
 HANDLER_HOOKS = (
     "__new__", "__init__", "setup", "handle", "handle_one_request", "finish", "parse_request", "handle_expect_100",
     "send_error", "rbufsize", "wbufsize", "timeout",
 )  # fmt: skip
-#: Of a request handler: what goes into each request's environ, so that it can't be made beforehand.
+#: Request handler attributes that change the environ, so that no part of it can be prepared.
 ENVIRON_HOOKS = ("get_environ", "get_stderr", "address_string", "headers")
-#: Of a request handler: what a log line is made of.
+#: Request handler methods that make log lines.
 LOG_HOOKS = ("log_request", "log_message", "address_string", "log_date_time_string")
 
 
@@ -45,7 +45,7 @@ class Explanation(NamedTuple):
 
     #: "event-driven" or "classic".
     path: str
-    #: What forbids the event-driven server, or restrains it; a sentence each.
+    #: What prevents the event-driven path; one sentence each.
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -53,21 +53,21 @@ class Explanation(NamedTuple):
 
 
 def stock(cls: type, names: Iterable[str]) -> dict[str, Any]:
-    """What a class has under some names, to be compared with later."""
+    """The attributes of a class with these names, to compare with later."""
     return {name: getattr(cls, name) for name in names}
 
 
 def methods(cls: type) -> dict[str, Any]:
-    """All methods of a class, inherited ones among them, to be compared with later."""
+    """All methods of a class, including inherited ones, to compare with later."""
     return {name: value for name in dir(cls) if isinstance(value := getattr(cls, name), FunctionType)}
 
 
 def overridden(cls: type, before: Mapping[str, Any], instance: object = None) -> list[str]:
-    """The names whose values aren't what they were, in the class or, if there is one, in the instance."""
+    """The names whose values have changed since ``stock()``, in the class or in an instance of it."""
     own = vars(instance) if instance is not None else {}
     return [name for name, value in before.items() if name in own or getattr(cls, name, None) is not value]
 
 
 def sets(cls: type, name: str, base: type) -> bool:
-    """Whether a class, or one between it and a base, sets an attribute."""
+    """Whether a class sets an attribute, or a class between it and base does."""
     return any(name in vars(each) for each in cls.__mro__[: cls.__mro__.index(base)])
