@@ -1,15 +1,15 @@
 """A worker class for gunicorn: ``gunicorn -k fastwsgi.gunicorn.Worker module:app``.
 
-gunicorn listens, starts and replaces processes; in each of them our event-driven server serves. Works like its other
-workers: threads, max_requests, timeout, graceful_timeout, TLS, access log, statsd, reload. Its settings ``keepalive``,
-``limit_request_line``, ``limit_request_fields`` and ``worker_connections`` count where they aren't gunicorn's defaults;
-otherwise ours do.
+gunicorn listens, and starts and replaces the processes. In each process our event-driven server serves. These features
+work as with gunicorn's other workers: threads, max_requests, timeout, graceful_timeout, TLS, access log, statsd,
+reload. gunicorn's settings ``keepalive``, ``limit_request_line``, ``limit_request_fields`` and ``worker_connections``
+are used if they differ from gunicorn's defaults; otherwise our defaults apply.
 
-All hooks are called but two, ``pre_request`` and ``post_request``, which want gunicorn's own request object. The access
-log has no fields of the answer, ``%({name}o)s``. Of its proxies (``forwarded_allow_ips``, and whoever connects to a
-unix socket) X-Forwarded-For is believed, too, and not only X-Forwarded-Proto; ``secure_scheme_headers``,
-``forwarder_headers`` and ``proxy_allow_ips`` are not looked at: with ``proxy_protocol`` each connection begins with
-such a header, whoever it comes from. ALPN offers no HTTP/2.
+Differences: the hooks ``pre_request`` and ``post_request`` aren't called, because they need gunicorn's own request
+object. The access log has no header fields of the answer, ``%({name}o)s``. From trusted proxies
+(``forwarded_allow_ips`` and every peer on a unix socket) X-Forwarded-For is used too, and not only X-Forwarded-Proto.
+``secure_scheme_headers``, ``forwarder_headers`` and ``proxy_allow_ips`` are ignored. With ``proxy_protocol`` every
+connection must begin with such a header, from any peer. ALPN offers no HTTP/2.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from ._service.options import OPTIONS, Options
 from ._service.run import speaking_tls
 from ._service.service import Service
 
-# What an application has, in seconds, from SIGQUIT to the end of its process.
+# How long an application may run after SIGQUIT, in seconds, before the process ends.
 _QUICK = 1
 
-# gunicorn's settings, where they aren't its defaults, and ours; for the limits 0 is none.
+# gunicorn's settings and our options for them. A limit of 0 means no limit.
 _SETTINGS = {
     "keepalive": "keep_alive_timeout",
     "limit_request_line": "max_request_line",
@@ -47,7 +47,7 @@ _SETTINGS = {
 
 
 class _Listener(NamedTuple):
-    """A socket that the arbiter listens on, too."""
+    """A listening socket that gunicorn's arbiter also has open."""
 
     sock: socket.socket
     is_inherited: bool = True
@@ -67,7 +67,7 @@ class _AccessLog:
 
     def log(self, request: Request, status: str, size: int, port: str) -> None:
         environ = request.environ
-        if not environ:  # there is none of a request that got no further, and an application may have emptied it
+        if not environ:  # a refused request has none, and an application may have cleared it
             environ = {"REQUEST_METHOD": request.method or "-", "SERVER_PROTOCOL": request.version}
         environ = {
             **environ,
@@ -76,7 +76,7 @@ class _AccessLog:
         }
         if not request.method:
             environ["SERVER_PROTOCOL"] = "-"
-        # Its statsd logger counts by number: of a request without an answer, by nginx's for a client that has gone.
+        # gunicorn's statsd logger needs a number. nginx logs 499 for a client that left without an answer.
         status = "499" if status == "-" else status
         response = SimpleNamespace(status=status, sent=size, headers=[])
         seconds = timedelta(seconds=monotonic() - request.began)
@@ -86,17 +86,17 @@ class _AccessLog:
         return ""
 
     def write(self, lines: str) -> None:
-        """Nothing comes here: each request is logged by itself."""
+        """Never called, because each request is logged by ``log()``."""
 
     def reopen(self) -> None:
-        """gunicorn's to do."""
+        """Do nothing: gunicorn reopens its log."""
 
     def close(self) -> None:
-        """gunicorn's to do."""
+        """Do nothing: gunicorn closes its log."""
 
 
 class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
-    """Serves in one of gunicorn's processes, in as many threads as its ``threads`` says."""
+    """Serves in one of gunicorn's processes, with the number of threads in its ``threads`` setting."""
 
     alive: bool
     _service: Service | None = None
@@ -109,21 +109,22 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         theirs: list[Any] = self.sockets
         sockets = [each.sock for each in theirs]
         listeners = [_Listener(sock if context is None else speaking_tls(sock, context)) for sock in sockets]
-        # Of the options a process of our own command line has a log, else gunicorn's, if it is to have one.
+        # If our command line started gunicorn, use the log of our options; otherwise gunicorn's, if it has one.
         log = _AccessLog(self.log) if options.access_log is None and self._has_access_log() else None
         application: Any = self.wsgi if options.threads > 1 else self._answer
         self._service = service = Service(
             application, options, listeners, multiprocess=self.cfg.workers > 1, access_log=log
         )
-        service.reopen_logs()  # a signal now finds the service, but may have come while it was made
+        service.reopen_logs()  # a signal may have arrived before the service existed
         if not self.cfg.keepalive:
             service.loop.close_each()
         self._beat_time = min(1.0, self.timeout / 2 or 1.0)
-        # One thread looks at max_requests after each turn of the loop, and several by the one that waits for them.
+        # A single thread checks max_requests after each turn of the loop. With several threads, this one checks it while
+        # it waits for them.
         interval = self._beat_time if self.max_requests == sys.maxsize else min(0.1, self._beat_time)
         try:
-            self.notify()  # or a worker that hangs at its first request would not be seen to
-            if self.alive:  # no signal has come meanwhile
+            self.notify()  # or the arbiter wouldn't notice a worker that hangs at its first request
+            if self.alive:  # no signal has arrived meanwhile
                 service.serve(self._beat, interval)
             if not self._is_quick:
                 service.finish(self._beat)
@@ -131,7 +132,7 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
             service.close()
 
     def _options(self) -> Options:
-        """Our options: those of our own command line if that has started gunicorn, else made of gunicorn's."""
+        """Our options: from our command line if that has started gunicorn, otherwise made from gunicorn's settings."""
         options = getattr(self.app, "options", None)
         if isinstance(options, Options):
             return options
@@ -144,7 +145,7 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         return replace(
             Options(),
             threads=self.cfg.threads,
-            # The arbiter kills at its own time.
+            # End earlier than the arbiter, which kills the process at its own timeout.
             graceful_timeout=max(self.cfg.graceful_timeout - 1.0, 0.1),
             forwarded_allow_ips=("unix", *_addresses(self.cfg.forwarded_allow_ips)),
             proxy_protocol=self.cfg.proxy_protocol not in (False, None, "off"),
@@ -152,12 +153,12 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         )
 
     def _has_access_log(self) -> bool:
-        """Whether gunicorn's logger wants to hear of requests: to write lines, or because it counts them."""
+        """Whether gunicorn's logger needs the requests, to write lines or to count them."""
         is_usual = type(self.log).access is glogging.Logger.access
         return not is_usual or getattr(self.log, "access_log_enabled", True)
 
     def _answer(self, environ: Any, start_response: Any) -> Any:
-        """The application, and a sign of life: a turn of the loop may answer more requests than the timeout allows."""
+        """Call the application, and notify the arbiter: one turn of the loop may take longer than the timeout."""
         self._beat()
         return self.wsgi(environ, start_response)
 
@@ -167,7 +168,7 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         if self.alive and self.max_requests != sys.maxsize and service.requests >= self.max_requests:
             self.alive = False
             self.log.info("Autorestarting worker after current request.")
-        if not self.alive:  # by that, by a signal, or by the reloader's thread
+        if not self.alive:  # max_requests, a signal or the reloader's thread has ended it
             service.stop()
         now = monotonic()
         if now < self._next_beat:
@@ -190,8 +191,8 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
             self._service.reopen_logs()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        # Not by an exception: it would come up in an application that is running, as an error of that. One that goes on
-        # nevertheless, the system ends, together with the process.
+        # Don't raise an exception: in a running application it would count as the application's error. SIGALRM ends the
+        # process if the application doesn't end in time.
         self._is_quick = True
         self.cfg.worker_int(self)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -199,7 +200,7 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         self.handle_exit(sig, frame)
 
     def handle_abort(self, sig: int, frame: Any) -> None:
-        # By an exception, so that the log tells where the application hangs.
+        # The base class raises an exception, so that the log shows where the application hangs.
         self._is_quick = True
         if self._service is not None:
             self._service.stop()
@@ -207,7 +208,7 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
 
 
 def _within_bounds(name: str, value: Any) -> Any:
-    """A value of gunicorn's for an option of ours."""
+    """A value of a gunicorn setting, limited to the bounds of our option."""
     least, most = OPTIONS[name].metadata["between"]
     if not value:
         return least if name == "keep_alive_timeout" else most

@@ -1,4 +1,4 @@
-"""How an answer is framed: where its body ends, and whether the connection can be used again."""
+"""Decide the framing of an answer: where its body ends, and whether the connection can be used again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TypeAlias
 
 from .grammar import is_content_length
 
-#: How an answer is framed:
+#: The framing of an answer:
 #: - whether no octet of the body is sent;
-#: - octets of the body that may be sent, as Content-Length says, or None for no such limit;
-#: - the value of Content-Length: None for what the application has set, "" if there must be none;
+#: - how many octets of the body may be sent by Content-Length, or None for no limit;
+#: - the value of Content-Length: None to keep the application's, "" if there must be none;
 #: - whether the body is chunked;
-#: - whether nothing but the connection's end tells where the body ends;
+#: - whether the body ends only when the connection is closed;
 #: - whether the connection can be used for another request;
 #: - the value of Connection, or None if the field isn't needed.
 AnswerFraming: TypeAlias = "tuple[bool, int | None, str | None, bool, bool, bool, str | None]"
@@ -30,9 +30,9 @@ def frame_answer(
 ) -> AnswerFraming:
     """Decide how an answer is framed.
 
-    status: str, with its three digits; lengths: the values of Content-Length that the application has set; size: octets
-    of the body, None if that isn't known; is_head: whether the request's method is HEAD; modern: whether the client
-    speaks HTTP/1.1; persistent: whether client and server would use the connection again; version: ours, "1.1" or
+    status: str, begins with three digits; lengths: the values of Content-Length that the application has set; size: how
+    many octets the body has, None if unknown; is_head: whether the request's method is HEAD; modern: whether the client
+    uses HTTP/1.1; persistent: whether client and server want to keep the connection; version: the server's, "1.1" or
     "1.0". Raises ValueError for a Content-Length that isn't one decimal number.
 
     Sources: RFC 9110 sections 6.4.1 and 8.6, RFC 9112 sections 6.1, 6.3 and 9.3.
@@ -56,7 +56,7 @@ def frame_answer(
             ends_with_connection = not is_chunked
     is_persistent = persistent and not ends_with_connection and version != "1.0"
     connection = None
-    if version != "1.0":  # whose answers say nothing about it
+    if version != "1.0":  # answers of HTTP/1.0 have no such field
         if not is_persistent:
             connection = "close"
         elif not modern:

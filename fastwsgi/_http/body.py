@@ -1,7 +1,7 @@
-"""``wsgi.input``: a stream that holds one request's body, and ends where that ends.
+"""``wsgi.input``: a stream with one request's body, which ends where the body ends.
 
-PEP 3333, "Input and Error Streams". The streams are the standard library's, so read(), readline(),
-readlines() and iteration are what they are for any file.
+PEP 3333, "Input and Error Streams". The streams are the standard library's, so read(), readline(), readlines() and
+iteration work as for any file.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _BLOCK = 65536
 
 
 class IncompleteBodyError(ConnectionAbortedError):
-    """The client went away in the middle of a body: what was read of it is not all there is."""
+    """The client left in the middle of a body, so the part that was read is incomplete."""
 
 
 class _SizedBody(io.RawIOBase):
-    """The next octets of a stream, up to a number of them; raises if the stream ends before."""
+    """The next octets of a stream, up to a length; raises if the stream ends before that."""
 
     def __init__(self, stream: Any, length: int) -> None:
         self.stream = stream
@@ -53,9 +53,9 @@ class BodyReader(io.BufferedReader):
 
 
 class BodyFile:
-    """A file for a body on its way in: in memory, or over ``settings.max_body_in_memory`` on disk.
+    """A file for a body that is being received: in memory, or on disk if larger than ``settings.max_body_in_memory``.
 
-    Raises BadRequest, with the reason as its cause, if it can't be stored there.
+    Raises BadRequest, with the reason as its cause, if the body can't be stored.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -74,22 +74,22 @@ class BodyFile:
             raise no_room(error) from error
 
     def rewound(self) -> IO[bytes]:
-        """The file, at its start."""
+        """Go to the start of the file and return it."""
         try:
-            self.file.seek(0)  # by which the last octets are written
+            self.file.seek(0)  # this also writes buffered octets
         except OSError as error:
             raise no_room(error) from error
         return self.file
 
     def close(self) -> None:
-        """Give the file up."""
+        """Close and drop the file."""
         discard(self.file)
 
 
 class IncomingBody:
-    """The body of one request, fed with octets in whatever pieces they come; sans I/O but for its file.
+    """The body of one request, fed with octets in pieces of any size. Its temporary file is the only I/O.
 
-    length: octets of the body, or None if it's chunked.
+    length: how many octets the body has, or None if it is chunked.
     """
 
     def __init__(self, length: int | None, settings: Settings) -> None:
@@ -99,7 +99,7 @@ class IncomingBody:
         self._scanned = 0
 
     def take(self, buffer: bytearray) -> bool:
-        """Take what belongs to the body off the buffer's start; True if the body is complete.
+        """Take the body's octets off the start of the buffer. Return whether the body is complete.
 
         Raises BadRequest for bad framing and for a body over its limit.
         """
@@ -135,9 +135,9 @@ class IncomingBody:
 
 
 def read_chunked(stream: Any, settings: Settings) -> tuple[IO[bytes], int]:
-    """Read a whole chunked body from a stream; return a file of its data, at the start, and their number.
+    """Read a whole chunked body from a stream. Return a file with its data, at the start, and the size of the data.
 
-    Raises BadRequest for bad framing and for a body that ends too early: so it never looks complete.
+    Raises BadRequest for bad framing, and for a body that ends too early, so that it never looks complete.
     """
     chunked = ChunkedBody(settings)
     content = BodyFile(settings)

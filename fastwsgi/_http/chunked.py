@@ -1,4 +1,4 @@
-"""The chunked coding of a request's body (RFC 9112 section 7.1), decoded: lines and sizes in, no sockets."""
+"""Decode the chunked coding of a request's body (RFC 9112 section 7.1), without sockets."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 # RFC 9112 section 7.1:  chunk = chunk-size [ chunk-ext ] CRLF chunk-data CRLF;  chunk-size = 1*HEXDIG
-# Sixteen digits hold any size there is. Extensions are skipped (section 7.1.1); a CR or LF in one would end
-# the line for another recipient.
+# Sixteen digits are enough for any size. Extensions are skipped (section 7.1.1). They must not have a CR or LF, because
+# another recipient might end the line there.
 _CHUNK_LINE = re.compile(rf"([0-9A-Fa-f]{{1,16}})(?:[ \t]*;[{FIELD_VALUE}]*)?\r\n")
 _TRAILER_LINE = re.compile(rf"[{TCHAR}]+:[{FIELD_VALUE}]*\r\n")
 
 
 class ChunkedBody:
-    """The chunked coding of one body, fed line by line and block by block.
+    """Decodes the chunked coding of one body, line by line and block by block.
 
-    Who reads the octets asks ``wanted`` what comes next: that many octets of data (positive), a line (0),
-    or nothing, the body is complete (-1). Lines go to ``take_line``, with their end; of data, the number of
-    octets goes to ``take_data``, whose content is none of our business.
+    ``wanted`` tells the caller what to read next: a positive number of octets of data, a line (0), or nothing, because
+    the body is complete (-1). The caller passes lines with their line end to ``take_line``. It stores data itself, and
+    passes only the number of octets to ``take_data``.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -36,11 +36,11 @@ class ChunkedBody:
 
     @property
     def longest_line(self) -> int:
-        """How many octets the line that is wanted may have."""
+        """The longest line allowed next, in octets with its line end."""
         return self._room_for_trailers if self._next is ChunkedBody._trailer_line else self.settings.max_chunk_line
 
     def take_line(self, line: bytes) -> None:
-        """Take a line that was wanted. Raises BadRequest: 400 for bad framing, 413 for a body over the limit."""
+        """Take a line. Raises BadRequest: 400 for bad framing, 413 for a body over the limit."""
         if len(line) > self.longest_line:
             raise BadRequest(400, "Line too long in a chunked body")
         if not line.endswith(b"\n"):
@@ -48,7 +48,7 @@ class ChunkedBody:
         self._next(self, line.decode("iso-8859-1"))
 
     def take_data(self, size: int) -> None:
-        """Note that so many octets of what was wanted have come."""
+        """Count octets of data that the caller has read."""
         self.wanted -= size
         self.size += size
 
@@ -67,7 +67,7 @@ class ChunkedBody:
         self._next = ChunkedBody._chunk_line
 
     def _trailer_line(self, line: str) -> None:
-        # RFC 9112 section 7.1.2: trailer fields may be dropped, and an environ has no place for them.
+        # RFC 9112 section 7.1.2: trailer fields may be dropped. An environ has no place for them.
         self._room_for_trailers -= len(line)
         if line == "\r\n":
             self.wanted = -1

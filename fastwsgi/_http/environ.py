@@ -1,4 +1,4 @@
-"""A request as a WSGI environ: what every face of the server puts into it."""
+"""Make the WSGI environ of a request, with the keys that simple_server and serve() share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEQUENCES = (tuple, list)
 
 
 def split_address(address: Any) -> tuple[str, str]:
-    """The address and port of a socket's peer as an environ has them, "" for what there isn't (a unix socket)."""
+    """The address and port of a socket's peer as an environ has them; "" for a missing one, as on a unix socket."""
     if not isinstance(address, _SEQUENCES) or not address:
         return "", ""
     return str(address[0]), str(address[1]) if len(address) > 1 else ""
@@ -25,13 +25,13 @@ def request_environ(
 ) -> WSGIEnvironment:
     """Build the request's part of an environ, on a copy of base.
 
-    base: what is the same for all requests to a listening socket; software: the value of SERVER_SOFTWARE; content_type:
-    CONTENT_TYPE for a request without one, as wsgiref has it, or None. The keys are those of ``build_environ()``,
+    base: the keys that all requests to a listening socket share; software: the value of SERVER_SOFTWARE; content_type:
+    CONTENT_TYPE for a request without one, as in wsgiref, or None. The keys set are those of ``build_environ()``,
     REMOTE_ADDR, REMOTE_PORT, SERVER_SOFTWARE and HTTPS (PEP 3333, "environ Variables").
     """
     environ = build_environ(base, request)
     if request.is_tls:
-        environ["HTTPS"] = "on"  # wsgi.url_scheme is chosen by it
+        environ["HTTPS"] = "on"  # wsgi.url_scheme depends on it
     environ["SERVER_SOFTWARE"] = software
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = request.client
     if content_type is not None:
@@ -40,9 +40,9 @@ def request_environ(
 
 
 def add_body(environ: WSGIEnvironment, request: Request, size: int) -> None:
-    """Say in an environ that the body was received: ``wsgi.input`` ends where it ends, and a chunked body is decoded.
+    """Set the keys that describe a received body: ``wsgi.input`` ends where it ends, and it isn't chunked any more.
 
-    size: octets of the body.
+    size: how many octets the body has.
     """
     environ["wsgi.input_terminated"] = True
     if request.length is None:

@@ -1,4 +1,4 @@
-"""The answer to a request that is refused, for a server that has no hooks for it."""
+"""Make the answer to a request that is refused, for a server without hooks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def error_answer(error: BadRequest, software: str, *, is_head: bool) -> tuple[bytes, str]:
-    """The whole answer as http.server has it, after which the connection is closed; and the phrase of its status.
+    """Return the whole answer, as http.server makes it, and the phrase of its status. It closes the connection.
 
-    software: the value of Server; is_head: whether the request's method is HEAD, whose answer has no body.
+    software: the value of Server; is_head: whether the request's method is HEAD, so that the answer has no body.
     """
     phrase, _ = _Stdlib.responses.get(error.status, ("???", "???"))
     parts = {"code": error.status, "message": html.escape(phrase, quote=False)}

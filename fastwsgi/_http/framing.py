@@ -1,4 +1,4 @@
-"""How a request is framed: where its body ends, and whether its head says so without a contradiction.
+"""Decide the framing of a request: where its body ends; refuse a head that contradicts itself about it.
 
 A head that parses may still contradict itself. Two recipients that resolve a contradiction differently read different
 requests, so every contradiction is refused (RFC 9112 sections 6 and 11.2). The stages of a request:
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
-# RFC 9112 section 6.1:  Transfer-Encoding = #transfer-coding, of which RFC 9110 section 10.1.4 has the form. One
-# pattern for the whole list would look for white space before a comma in many places, and take quadratic time.
-# Compiled at the first one that isn't "chunked".
+# RFC 9112 section 6.1:  Transfer-Encoding = #transfer-coding;  RFC 9110 section 10.1.4 defines transfer-coding. One
+# pattern for the whole list would search for white space before a comma in many places, and take quadratic time.
+# Compiled when it's first used, so that an import costs less.
 _CODING = rf"[ \t]*[{TCHAR}]+[ \t]*(?:;.*)?"
 
 
 def frame_request(request: Request, settings: Settings, needs_host: bool = True) -> None:
     """Set the framing of a parsed request: ``length``, ``expects_continue``, ``is_persistent``.
 
-    needs_host: False for a request that was made by hand, to which nobody else can have given another meaning.
+    needs_host: False for a request made by hand: no proxy can have read it in another way.
 
-    Raises BadRequest with the status to answer. Then at most ``is_persistent`` was set.
+    Raises BadRequest with the status to answer; then no attribute was set, except perhaps ``is_persistent``.
     """
     hosts, lengths, codings, expectations, options = request.framing_fields()
     modern = request.version != "HTTP/1.0"
     request.is_persistent = _is_persistent(options, modern) if options else modern
-    # RFC 9112 section 3.2: one Host in HTTP/1.1, never two, and in its form unless it's empty.
+    # RFC 9112 section 3.2: exactly one Host in HTTP/1.1, never two in any version, and a valid value or an empty one.
     if len(hosts) > 1:
         raise BadRequest(400, "More than one Host")
     if not hosts:
@@ -53,7 +53,7 @@ def frame_request(request: Request, settings: Settings, needs_host: bool = True)
 
 
 def _is_persistent(options: list[str], modern: bool) -> bool:
-    """Whether the client lets the connection stay open after this request (RFC 9112 section 9.3)."""
+    """Whether the client allows the connection to stay open after this request (RFC 9112 section 9.3)."""
     if options == ["keep-alive"]:
         return True
     names = ",".join(options).lower().replace(" ", "").replace("\t", "").split(",")
@@ -61,7 +61,7 @@ def _is_persistent(options: list[str], modern: bool) -> bool:
 
 
 def _body_length(lengths: list[str], codings: list[str], modern: bool) -> int | None:
-    """RFC 9112 section 6.3 without its choices: a contradiction is an error. None: the body is chunked."""
+    """The length of the body by RFC 9112 section 6.3, or None for a chunked body. Every contradiction is an error."""
     if codings:
         if lengths:
             raise BadRequest(400, "Content-Length with Transfer-Encoding")
@@ -77,7 +77,7 @@ def _body_length(lengths: list[str], codings: list[str], modern: bool) -> int | 
 
 
 def _check_codings(codings: list[str]) -> None:
-    """RFC 9112 section 6.1: we know the chunked coding and no other, and take it once."""
+    """Check the transfer codings (RFC 9112 section 6.1): only chunked is supported, and only once."""
     if len(codings) == 1 and codings[0].lower() == "chunked":
         return
     value = ",".join(codings).lower()

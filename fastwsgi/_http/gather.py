@@ -1,21 +1,21 @@
-"""When octets that were written apart are sent together: system calls saved against a copy made."""
+"""Join short pieces of output before they are sent, because a copy costs less than a system call."""
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Pieces of more octets together are sent one by one: another system call costs less than the copy. The extension has
-#: the same number, in _speedups_handler.pxi.
+#: If the pieces have more octets together, they are sent one by one: the copy would cost more than the system calls.
+#: _speedups_handler.pxi has the same number.
 LARGE_BLOCK = 65536
 
 
 def gathered(pieces: list[bytes]) -> list[bytes]:
-    """The same octets in as few pieces as pays."""
+    """Join the pieces if they are short together; return the same octets."""
     return [b"".join(pieces)] if len(pieces) > 1 and sum(map(len, pieces)) <= LARGE_BLOCK else pieces
 
 
 class GatheringStream:
-    """An output stream that sends what was written in one piece at each flush."""
+    """An output stream that collects octets, and sends them in one piece at each flush."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -32,6 +32,6 @@ class GatheringStream:
             self.stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        # fileno() and the rest are for one who wants to write by himself: after what is waiting here.
+        # A caller of fileno() may write to the stream directly, so send the collected octets first.
         self.flush()
         return getattr(self.stream, name)

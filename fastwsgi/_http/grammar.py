@@ -1,7 +1,7 @@
-"""The grammar of HTTP/1.1 messages, and the sets of field names that mean something to us.
+"""The grammar of HTTP/1.1 messages, and the sets of field names that the server knows.
 
-Both twins read their character classes from here, so that a rule is written once. Each rule stands
-under the sentence or ABNF it implements; a deviation says why.
+Both twins use these character classes, so that each rule is written once. The comment above a rule has the sentence or
+ABNF that it implements, and the reason for a deviation.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Final
 TCHAR: Final = r"!#$%&'*+\-.^_`|~0-9A-Za-z"
 
 # RFC 9110 section 5.5:  field-value = *field-content, made of VCHAR, obs-text, SP and HTAB. All other
-# control characters are refused, NUL, CR and LF above all: they split messages.
+# control characters are refused; NUL, CR and LF could split messages.
 FIELD_VALUE: Final = r"\t\x20-\x7e\x80-\xff"
 
-# RFC 9112 section 3.2: the four forms of a request target hold visible ASCII only, and no fragment. The
-# tolerant class adds the octets above it, which wsgiref passes on in PATH_INFO and its own tests send.
+# RFC 9112 section 3.2: the four forms of a request target have visible ASCII only, and no fragment. The tolerant class
+# adds the octets above ASCII, which wsgiref passes on in PATH_INFO and its own tests send.
 TARGET: Final = r"\x21\x22\x24-\x7e"
 TOLERANT_TARGET: Final = TARGET + r"\x80-\xff"
 
-# What an application may not put into a response. HTAB is field content but never part of a name.
+# Characters that an application must not put into a response. A value may have HTAB, a name may not.
 NAME_FORBIDDEN: Final = r"[\x00-\x1f\x7f]"
 VALUE_FORBIDDEN: Final = r"[\x00-\x08\x0a-\x1f\x7f]"
 
@@ -33,26 +33,26 @@ REQUEST_LINE: Final = rf"([{TCHAR}]+) ([{TARGET}]+) (HTTP/1\.[0-9])\r\n"
 TOLERANT_REQUEST_LINE: Final = rf"([{TCHAR}]+) ([{TOLERANT_TARGET}]+) (HTTP/1\.[0-9])(?:\r?\n)?"
 
 # RFC 9112 section 5:  field-line = field-name ":" OWS field-value OWS
-# White space around the value is cut off afterwards: a pattern that looks for it on both sides of a
-# value that may hold it takes quadratic time on a run of spaces. obs-fold (section 5.2) is no field line.
+# White space around the value is removed afterwards: a pattern for white space on both sides of a value that may have
+# spaces takes quadratic time on a run of spaces. obs-fold (section 5.2) is refused.
 FIELD_SECTION: Final = rf"(?:[{TCHAR}]+:[{FIELD_VALUE}]*\r\n)*\r\n"
 
-# RFC 9112 section 2.2 lets a recipient take a single LF as a line terminator. wsgiref's callers feed
-# handlers such heads (and, in tests, a request line that ends with the input), so the classic path does.
+# RFC 9112 section 2.2 allows a recipient to accept a single LF as a line terminator. The classic path does, because
+# callers of wsgiref pass such heads to handlers (and, in tests, a request line without a line end).
 TOLERANT_FIELD_SECTION: Final = rf"(?:(?:[{TCHAR}]+:[{FIELD_VALUE}]*\r?\n)*\r?\n)?"
 
 # RFC 9110 section 7.2 and RFC 3986 section 3.2:  Host = uri-host [ ":" port ]
-# An authority never holds userinfo here (RFC 9110 section 4.2.4). That each percent sign begins an encoded octet is
-# seen in advance: a choice at every character takes a hundred times the time, and memory for each.
+# An authority never has userinfo here (RFC 9110 section 4.2.4). A look-ahead checks that each percent sign begins an
+# encoded octet, because an alternative at every character takes a hundred times as long, and more memory.
 _NAME = re.compile(r"(?!.*%(?![0-9A-Fa-f]{2}))[A-Za-z0-9\-._~!$&'()*+,;=%]+(?::[0-9]*)?")
 _IP_LITERAL: Final = r"\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\](?::[0-9]*)?"
 
-# RFC 9112 section 3.2.2:  absolute-form = absolute-URI, of which an origin server serves these schemes.
-# Rare patterns are compiled when they are first used, so that an import costs less.
+# RFC 9112 section 3.2.2:  absolute-form = absolute-URI;  an origin server serves these schemes. Rare patterns are
+# compiled when they are first used, so that an import costs less.
 ABSOLUTE_FORM: Final = r"(?i:https?)://([^/?#]*)([^#]*)"
 
-# The hop-by-hop fields of RFC 2616 section 13.5.1, to whose letter (the name "trailers" included)
-# wsgiref's users hold is_hop_by_hop().
+# The hop-by-hop fields of RFC 2616 section 13.5.1, including the name "trailers", because users of wsgiref rely on
+# exactly this set in is_hop_by_hop().
 HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -66,8 +66,8 @@ HOP_BY_HOP: Final = frozenset(
     }
 )
 
-# The request fields that real clients and proxies send. Their environ keys are made once, at import;
-# the tables built from this are never written to again, so threads share them without a lock.
+# The request fields that real clients and proxies send. Their environ keys are made once, at import. The tables built
+# from this list never change after that, so threads share them without a lock.
 KNOWN_FIELDS: Final = (
     "Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Access-Control-Request-Headers",
     "Access-Control-Request-Method", "Authorization", "Cache-Control", "CF-Connecting-IP", "CF-IPCountry",
@@ -85,9 +85,9 @@ KNOWN_FIELDS: Final = (
 
 
 class BadRequest(ValueError):  # noqa: N818 - it names the answer, RFC 9110 section 15.5.1
-    """A request that breaks the grammar or a limit, with the status code (int) to answer it with.
+    """A request that violates the grammar or a limit, with the status code (int) for the answer.
 
-    The reason is fixed text: nothing the client sent is repeated to it.
+    The reason is fixed text, so that the answer repeats nothing that the client sent.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -102,7 +102,7 @@ class BadRequest(ValueError):  # noqa: N818 - it names the answer, RFC 9110 sect
 def environ_key(name: str) -> str | None:
     """The environ key for a request field name, or None for a name with an underscore.
 
-    ``X-Name`` and ``X_Name`` would share a key, and a proxy that filters one lets the other pass.
+    ``X-Name`` and ``X_Name`` would share a key, so a client could bypass a proxy that filters only one of them.
 
     >>> environ_key("X-Name"), environ_key("Content-Type"), environ_key("X_Name")
     ('HTTP_X_NAME', 'CONTENT_TYPE', None)
@@ -114,9 +114,9 @@ def environ_key(name: str) -> str | None:
 
 
 def is_content_length(value: str) -> bool:
-    """Whether a Content-Length is 1*DIGIT (RFC 9110 section 8.6), and no more of them than any length needs.
+    """Whether a Content-Length is 1*DIGIT (RFC 9110 section 8.6), with no more digits than any length needs.
 
-    int() takes signs, spaces, underscores and the digits of other scripts, too.
+    int() alone would also accept signs, spaces, underscores and the digits of other scripts.
 
     >>> is_content_length("42"), is_content_length("+42"), is_content_length("٤٢")
     (True, False, False)
@@ -136,9 +136,9 @@ def is_authority(text: str) -> bool:
 
 
 def split_target(target: str) -> tuple[str | None, str]:
-    """Split a request target into its authority, if it names one, and its path with query.
+    """Split a request target into its authority, or None, and its path with query.
 
-    The asterisk-form has no path at all (RFC 9110 section 7.1).
+    The asterisk-form has no path (RFC 9110 section 7.1).
     """
     if target == "*":
         return None, ""
@@ -150,7 +150,7 @@ def split_target(target: str) -> tuple[str | None, str]:
 
 
 def check_target(method: str, target: str) -> None:
-    """Raise BadRequest unless the target has a form that RFC 9112 section 3.2 allows the method."""
+    """Raise BadRequest unless RFC 9112 section 3.2 allows the form of the target for this method."""
     if method == "CONNECT":
         raise BadRequest(501, "CONNECT is not supported")
     if target.startswith("/") or (target == "*" and method == "OPTIONS"):

@@ -1,4 +1,4 @@
-"""Read a request's field section from a buffered stream: as far as its empty line, and no further."""
+"""Read a request's field section from a buffered stream, up to its empty line and no further."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .grammar import BadRequest
 def read_field_section(stream: Any, limit: int) -> bytes:
     """Return the bytes up to and including the empty line, or to the end of the stream.
 
-    stream: readable, with ``readline(size)``; one with ``peek()`` is read in one piece if it can be.
-    limit: how many bytes there may be. Raises BadRequest(431).
+    stream: readable, with ``readline(size)``; with ``peek()``, the section is read in one piece if possible. limit: the
+    most bytes that the section may have. Raises BadRequest(431) for more.
     """
     peek = getattr(stream, "peek", None)
     if peek is not None:

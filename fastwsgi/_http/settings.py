@@ -117,7 +117,7 @@ class Settings:
     fast_lane: bool = setting(
         True,
         "",
-        "Whether usual requests take the fast lane, a compiled shortcut. Responses are the same; tests compare them.",
+        "Whether simple requests take the fast lane, a compiled shortcut. Responses are the same; tests compare them.",
         group="development",
     )
     poller: str = setting(

@@ -1,4 +1,4 @@
-"""Temporary files for octets that are too many to wait in memory: a request's body, or an answer on its way out."""
+"""Temporary files for octets that don't fit in memory: a large request body, or an answer to a slow client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from .grammar import BadRequest
 
-# What a disk, a quota or a limit on the size of files says when it has no room left.
+# The errors of a full disk, a used-up quota, and a limit on the size of files.
 _FULL = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name)}
 
 
@@ -20,24 +20,24 @@ def find_directory() -> None:
 
 
 def spool_file() -> IO[bytes]:
-    """A new temporary file without a name. Raises OSError if there can't be one."""
+    """Open a new temporary file without a name. Raises OSError if that fails."""
     return tempfile.TemporaryFile()
 
 
 def discard(file: Any) -> None:
-    """Close a file whose octets are of no use any more.
+    """Close a file whose octets are no longer needed.
 
-    Errors are ignored: after a write that failed, close() tries the same write again, fails again, and closes the
-    descriptor all the same.
+    Errors are ignored: after a failed write, close() tries the same write again, fails again, and still closes the
+    descriptor.
     """
     with contextlib.suppress(Exception):
         file.close()
 
 
 def no_room(error: OSError | MemoryError) -> BadRequest:
-    """The refusal of a request whose body can't be stored: no fault of the client's, but an answer to it.
+    """The error for a request whose body can't be stored, which isn't the client's fault.
 
-    507 (RFC 4918 section 11.5) where the disk is full, 503 (RFC 9110 section 15.6.4) for any other reason.
+    507 (RFC 4918 section 11.5) if the disk is full, 503 (RFC 9110 section 15.6.4) for any other reason.
     """
     is_full = isinstance(error, OSError) and error.errno in _FULL
     return BadRequest(507 if is_full else 503, "The request's body can't be stored")

@@ -1,4 +1,4 @@
-"""The access log: one line a request, in the formats that log tools read, and the file that the lines go to."""
+"""The access log: one line for each request, in formats that log tools read, and the file with the lines."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from .error_log import report
 if TYPE_CHECKING:
     from fastwsgi._backend import Request
 
-# A size of 0 reads "0" in both, where Apache's own definitions have "%b" and so "-": the column is a number then, and
-# it's what the fast lane writes, which makes common lines by itself.
+# Apache's own definitions have "%b", which writes "-" for a size of 0. With "%B" the column is always a number, as in
+# the lines of the fast lane, which makes common lines by itself.
 COMMON: Final = '%h %l %u %t "%r" %>s %B'
 COMBINED: Final = COMMON + ' "%{Referer}i" "%{User-Agent}i"'
 
 _DIRECTIVE: Final = re.compile(r"%(?:\{([^{}]*)\})?(>?[A-Za-z%])|%")
-# Everything but visible ASCII and the space, and the two characters by which a quoted value ends or goes on.
+# All characters except visible ASCII and the space, and the two that end or escape in a quoted value.
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 _json_text: Final[Callable[[str], str]] = json.encoder.encode_basestring_ascii
-# Not strftime's %b, which speaks the language of the process.
+# Not strftime's %b, which depends on the locale.
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Stream(Protocol):
-    """What lines are written to."""
+    """An object that log lines are written to."""
 
     def write(self, text: str, /) -> object: ...
 
@@ -45,29 +45,29 @@ class Stream(Protocol):
 class AccessLog:
     """Makes a line for each request, and writes lines to a stream.
 
-    format: "common", "combined", "json", or a format string of Apache's directives; stream: what takes the lines,
-    usually a ``LogFile``. Raises ValueError for another word, or a directive that isn't one of these:
+    format: "common", "combined", "json", or a format string of Apache's directives; stream: where to write the lines,
+    usually a ``LogFile``. Raises ValueError for any other format, and for a directive that isn't one of these:
 
     ======================  ===============================================================================
     ``%h``                  the client's address; "-" on a unix socket
-    ``%l``, ``%u``          "-": nobody is asked who he is, and what a client calls itself proves nothing
+    ``%l``, ``%u``          "-": the server knows no user; a name that a client sends proves nothing
     ``%t``                  when the line was made, local time: ``[10/Oct/2000:13:55:36 -0700]``
-    ``%r``                  the request line, as it came
-    ``%m %U %q %H``         its method, path, query ("?" and all) and version; "-" if it couldn't be read
+    ``%r``                  the request line, as received
+    ``%m %U %q %H``         its method, path, query with its "?" and version; "-" if it couldn't be read
     ``%>s``, ``%s``         the status code
-    ``%B``, ``%b``          the octets of the body that were sent; the second has "-" for none
+    ``%B``, ``%b``          how many octets of the body were sent; ``%b`` has "-" for none
     ``%D``, ``%T``          the time it took, in microseconds and in whole seconds
-    ``%{NAME}i``            the request's field of that name; several are joined by ", "
-    ``%{NAME}e``            the process's environment variable, as it was when the log was made
+    ``%{NAME}i``            the request's field with that name; several are joined by ", "
+    ``%{NAME}e``            the environment variable, as it was when the log was created
     ``%p``                  the port of the server
     ``%%``                  a percent sign
     ======================  ===============================================================================
 
-    What isn't there is "-". In every value control characters, quotes, backslashes and what isn't ASCII are escaped
-    (``\\n``, ``\\"``, ``\\\\``, ``\\xe9``), so that no client can end a line, or a value in quotes: put the quotes
-    around what may hold spaces. A line of "json" is an object with the members ``time`` (ISO 8601), ``remote_address``,
-    ``method``, ``target``, ``version``, ``status`` (a number), ``bytes``, ``seconds``, ``host``, ``referer`` and
-    ``user_agent``, null if there is none; and ``request_line``, only if that couldn't be read.
+    A missing value is "-". In every value, control characters, quotes, backslashes and characters outside of ASCII are
+    escaped (``\\n``, ``\\"``, ``\\\\``, ``\\xe9``), so that no client can end a line or a quoted value. Put quotes
+    around values that may have spaces. A line of "json" is an object with the members ``time`` (ISO 8601),
+    ``remote_address``, ``method``, ``target``, ``version``, ``status`` (a number), ``bytes``, ``seconds``, ``host``,
+    ``referer`` and ``user_agent``; a missing one is null. It has ``request_line`` only if that line couldn't be parsed.
 
     Source: Apache's mod_log_config.
     """
@@ -81,10 +81,10 @@ class AccessLog:
         self._make: _Maker = _json_line if format == "json" else _compiled(template)
 
     def line(self, request: Request, status: str, size: int, port: str = "") -> str:
-        """The line for a request, with its end.
+        """The log line of a request, with its line end.
 
-        request: a bad one, too; status: its answer's code, three digits, or "-" for none; size: octets of the body that
-        were sent; port: of the server. The time that it took is from the request's head to now.
+        request: may be a bad one; status: the code of the answer, three digits, or "-" without an answer; size: how
+        many octets of the body were sent; port: the server's. The duration is from the request's head to now.
         """
         now = self._now
         if int(time.time()) != now.second:
@@ -92,7 +92,7 @@ class AccessLog:
         return self._make(request, status, size, port, now)
 
     def log(self, request: Request, status: str, size: int, port: str = "") -> None:
-        """Write the line for a request; the arguments are those of ``line()``."""
+        """Write the line of a request; the arguments are those of ``line()``."""
         self.write(self.line(request, status, size, port))
 
     def stamp(self) -> str:
@@ -100,21 +100,21 @@ class AccessLog:
         return self._time().stamp
 
     def write(self, lines: str) -> None:
-        """Write lines, each with its end."""
+        """Write lines; each includes its line end."""
         self.stream.write(lines)
 
     def reopen(self) -> None:
-        """Open the log's file anew, after it was moved away; a stream that isn't a LogFile has none."""
+        """Open the log file again after it was renamed. Does nothing if the stream isn't a LogFile."""
         if isinstance(self.stream, LogFile):
             self.stream.reopen()
 
     def close(self) -> None:
-        """Close the log's file; a stream that isn't a LogFile belongs to who made it."""
+        """Close the log file. Another kind of stream belongs to the caller and stays open."""
         if isinstance(self.stream, LogFile):
             self.stream.close()
 
     def _time(self) -> _Now:
-        """The time, made once a second: one tuple, replaced whole, so a thread sees the old or the new one."""
+        """The time, formatted once a second: one tuple, replaced whole, so a thread sees the old or the new one."""
         second, now = int(time.time()), self._now
         if now.second != second:
             now = self._now = _moment(second)
@@ -122,7 +122,7 @@ class AccessLog:
 
 
 class _Now(NamedTuple):
-    """A second of local time, as the formats have it."""
+    """A second of local time, as text for the formats."""
 
     second: int
     stamp: str
@@ -143,10 +143,10 @@ def _moment(second: int) -> _Now:
     return _Now(second, stamp, f"[{stamp}]", iso)
 
 
-# ---- what a line is made of --------------------------------------------------------------------------
+# ---- how a line is made ------------------------------------------------------------------------------
 
 
-#: What makes a line: (request, status, size, the server's port, now) -> the line with its end.
+#: Makes a line: (request, status, size, the server's port, now) -> the line with its line end.
 _Maker = Callable[["Request", str, int, str, _Now], str]
 
 
@@ -159,8 +159,9 @@ def _query(target: str) -> str:
     return mark + query
 
 
-# A directive's value as an expression over the arguments of a _Maker: what makes a line is one compiled expression, for
-# a call of a function for each value takes several times the time. No text of a client or an operator gets in here.
+# The value of each directive, as an expression over the arguments of a _Maker. All values of a line are compiled into
+# one expression, because a function call for each value takes several times as long. No text of a client or an operator
+# gets into the expression.
 _VALUES: Final = {
     "h": 'request.client[0] or "-"',
     "l": '"-"',
@@ -182,11 +183,11 @@ _VALUES: Final = {
 
 
 def _compiled(template: str) -> _Maker:
-    """A function that makes lines by a format string."""
+    """Compile a format string into a function that makes lines."""
     if "%" not in template:
-        raise ValueError(f'format is "common", "combined", "json" or has directives such as %h, and not {template!r}')
+        raise ValueError(f'format must be "common", "combined", "json" or have directives such as %h, not {template!r}')
     if "\r" in template or "\n" in template:
-        raise ValueError(f"format makes one line, and has a line end in it: {template!r}")
+        raise ValueError(f"format must not contain a line end: {template!r}")
     names: list[str] = []
     expressions: list[str] = []
 
@@ -203,7 +204,7 @@ def _compiled(template: str) -> _Maker:
 
     def line(request: Request, status: str, size: int, port: str, now: _Now) -> str:
         values = make_values(request, status, size, port, now)
-        if not is_plain("".join(values)):  # one look at all of them is faster than one at each
+        if not is_plain("".join(values)):  # one check of all values is faster than one of each
             values = tuple([_escaped(value) for value in values])
         return pattern % values
 
@@ -211,7 +212,7 @@ def _compiled(template: str) -> _Maker:
 
 
 def _expression(match: re.Match[str], names: list[str]) -> str:
-    """The expression for a directive; adds to names the name or text in it, if it has one."""
+    """The expression for a directive. A field name or environment value that it needs is appended to names."""
     name, directive = match.groups()
     if name is None and directive in _VALUES:
         return _VALUES[directive]
@@ -236,7 +237,7 @@ def _quoted(text: str) -> str:
 
 
 def _json_line(request: Request, status: str, size: int, port: str, now: _Now) -> str:
-    # The members by hand: json.dumps() takes several times the time.
+    # The members are formatted by hand, because json.dumps() takes several times as long.
     method = request.method
     line = (
         f'{{"time": "{now.iso}", "remote_address": {_quoted(request.client[0])}, "method": {_quoted(method)}, '
@@ -248,26 +249,26 @@ def _json_line(request: Request, status: str, size: int, port: str, now: _Now) -
     return line + "}\n" if method else f'{line}, "request_line": {_json_text(request.line)}}}\n'
 
 
-# ---- where lines go ----------------------------------------------------------------------------------
+# ---- the log file ------------------------------------------------------------------------------------
 
 
 class LogFile:
-    """A file that several processes may append to, and that can be opened anew under the same name.
+    """A log file that several processes may append to, and that can be reopened after it was renamed.
 
-    path: str, where the file is or is to be; "-" for standard output. Raises ValueError for an empty path, OSError if
-    the file can't be opened. Later on nothing is raised: what can't be written is lost, and the first time it is
-    said so.
+    path: str, the file to append to or create; "-" for standard output. Raises ValueError for an empty path, OSError if
+    the file can't be opened. After that nothing is raised: a line that can't be written is lost, and the first loss is
+    reported to the error log.
 
-    Each text is one write() at the file's end, which POSIX keeps whole between processes. Threads wait for each other,
-    because a disk that gets full takes a part. ``reopen()`` doesn't wait: a signal handler may call it in the middle of
-    a write, where it would wait for ever. Then the write goes on in the old file, and the next is in the new one.
+    Each text is one write() at the end of the file, which is atomic between processes (POSIX). Threads take a lock,
+    because a nearly full disk may write only a part. ``reopen()`` doesn't wait for the lock: a signal handler may call
+    it during a write, and would wait forever. That write continues in the old file, and the next one uses the new file.
     """
 
     def __init__(self, path: str) -> None:
         if not path:
             raise ValueError(f"path is empty: {path!r}")
         if path == "-":
-            if sys.__stdout__ is None:  # descriptor 1 was closed, and may be a socket by now
+            if sys.__stdout__ is None:  # descriptor 1 was closed, and may belong to a socket by now
                 raise OSError(errno.EBADF, "There is no standard output")
             self.path = path
             self._file = io.FileIO(1, "wb", closefd=False)
@@ -275,10 +276,10 @@ class LogFile:
             self.path = os.path.abspath(path)  # a program may change its directory before reopen()
             self._file = io.FileIO(self.path, "ab")
         self._is_failing = False
-        #: Whether what was written last isn't a whole line, so that the next has to begin with a line's end.
+        #: Whether the file ends with an incomplete line, so that the next write must begin with a line end.
         self._is_torn = False
         self._writes = threading.Lock()
-        #: The file that reopen() has opened, until nobody writes to the old one.
+        #: The file that reopen() has opened, until no thread writes to the old one.
         self._next: io.FileIO | None = None
 
     def write(self, text: str) -> None:
@@ -294,22 +295,22 @@ class LogFile:
         written = 0
         try:
             while written < len(data):
-                # It takes a part only where a disk is nearly full, and then the next call says so.
+                # A partial write means that the disk is nearly full; then the next call raises the error.
                 size = self._file.write(data[written:])
                 if not size:
-                    raise BlockingIOError(errno.EAGAIN, "It takes no more now")
+                    raise BlockingIOError(errno.EAGAIN, "The file takes no more octets now")
                 written += size
         except (OSError, ValueError) as error:  # ValueError: closed meanwhile
             if written:
                 self._mend(data[:written])
             if not self._is_failing:
                 self._is_failing = True
-                report(logging.ERROR, "The access log %s can't be written, and lines are lost: %s", self.path, error)
+                report(logging.ERROR, "The access log %s can't be written; lines are lost: %s", self.path, error)
         else:
             self._is_failing = self._is_torn = False
 
     def _mend(self, written: bytes) -> None:
-        """Take the beginning of a line back, after which nothing could be written."""
+        """Remove the beginning of a line whose rest couldn't be written."""
         torn = len(written) - (written.rfind(b"\n") + 1)
         self._is_torn = False
         if not torn:
@@ -317,15 +318,15 @@ class LogFile:
         try:
             fd = self._file.fileno()
             end = os.lseek(fd, 0, os.SEEK_CUR)
-            if os.fstat(fd).st_size == end:  # else another process has written behind it
+            if os.fstat(fd).st_size == end:  # unless another process has appended meanwhile
                 os.ftruncate(fd, end - torn)
                 return
-        except (OSError, ValueError):  # of a pipe or a terminal nothing can be taken back
+        except (OSError, ValueError):  # nothing can be removed from a pipe or a terminal
             pass
         self._is_torn = True
 
     def reopen(self) -> None:
-        """Go on in the file that has the path now, or in a new one; in the old one if there can't be one."""
+        """Open the path again and write to that file from now on. If it can't be opened, keep the old one."""
         if self.path == "-" or self._file.closed:
             return
         try:
@@ -333,11 +334,11 @@ class LogFile:
             if file is not None:
                 file.close()
         except OSError as error:
-            report(logging.ERROR, "The access log %s can't be opened anew: %s", self.path, error)
+            report(logging.ERROR, "The access log %s can't be reopened: %s", self.path, error)
         self._change_files()
 
     def _change_files(self) -> None:
-        """Go on in the file that was opened last, unless somebody is writing, who does this afterwards."""
+        """Switch to the file that reopen() has opened. If a thread is writing, it does this after its write."""
         while self._next is not None and self._writes.acquire(blocking=False):
             try:
                 file, self._next = self._next, None
@@ -346,10 +347,10 @@ class LogFile:
                         os.dup2(file.fileno(), self._file.fileno(), inheritable=False)
                     self._is_torn = False
             except (OSError, ValueError) as error:
-                report(logging.ERROR, "The access log %s can't be opened anew: %s", self.path, error)
+                report(logging.ERROR, "The access log %s can't be reopened: %s", self.path, error)
             finally:
                 self._writes.release()
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file; later lines are dropped."""
         self._file.close()

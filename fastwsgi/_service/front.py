@@ -1,4 +1,4 @@
-"""The event-driven server's front for a service: a clean environ, no hooks, logs of its own."""
+"""The event-driven server's front for a service: a clean environ, no hooks, its own logs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ SOFTWARE = f"fastwsgi/{__version__}"
 
 
 class Logger(Protocol):
-    """What writes the access log."""
+    """Writes the access log."""
 
-    #: Whether lines are in common form, which the fast lane makes by itself.
+    #: Whether lines are in the common format, which the fast lane makes by itself.
     is_common: bool
 
     @property
     def line(self) -> Callable[[Request, str, int, str], str] | None:
-        """Makes the line of a request with its end: (request, status, size, the server's port).
+        """Makes the log line of a request with its line end: (request, status, size, the server's port).
 
-        None: ``log()`` has to be called for each request.
+        None: ``log()`` must be called for each request.
         """
         ...
 
@@ -44,17 +44,17 @@ class Logger(Protocol):
         """Log a request; see AccessLog.line()."""
 
     def stamp(self) -> str:
-        """The time, as lines in common form have it."""
+        """The time, as lines in the common format have it."""
         ...
 
     def write(self, lines: str) -> None:
-        """Write lines, each with its end."""
+        """Write lines; each includes its line end."""
 
     def reopen(self) -> None:
-        """Go on in a new file."""
+        """Open the log file again, after it was renamed."""
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the log file."""
 
 
 class ServiceResponse(Response):
@@ -65,7 +65,7 @@ class ServiceResponse(Response):
 
 
 class ServiceFront:
-    """What an ``EventServer`` asks of a service, for one listening socket; see ``Front``."""
+    """Connects an ``EventServer`` to a service, for one listening socket; see ``Front``."""
 
     http_version = "1.1"
     listens_again = False
@@ -146,7 +146,7 @@ class ServiceFront:
         if self._access_log is None:
             return
         if request.environ is None and request.method and self._proxies.trusts_anybody:
-            environ = self.make_environ(request, 0)  # of a request that got no further
+            environ = self.make_environ(request, 0)  # it was refused, so it has no environ yet
             self._proxies.revise(environ)
             request.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
         self._access_log.log(request, status, size, self._port)
@@ -169,7 +169,7 @@ class ServiceFront:
 
 
 def _server_name(sock: socket.socket) -> tuple[str, str]:
-    """The name and port of a listening socket, which PEP 3333 wants even where no Host tells them."""
+    """The name and port of a listening socket for SERVER_NAME and SERVER_PORT, which PEP 3333 requires."""
     tls = is_tls(sock)
     address = sock.getsockname()
     if not isinstance(address, tuple):

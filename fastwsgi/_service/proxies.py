@@ -1,24 +1,26 @@
-"""What a trusted proxy says of a request: who sent it, over which scheme, to which host.
+"""Take the client's address, the scheme and the host of a request from the fields of a trusted proxy.
 
-A field looks the same whether a proxy has written it or passed on what a client sent. So two things have to be said
-by who sets up the server: which peers are proxies, and which fields they set. All else is the client's word, and is
-not believed:
+A field looks the same whether a proxy wrote it or a client sent it and the proxy passed it on. So the operator has to
+name the peers that are proxies, and the fields that they set. All other fields come from the client and aren't
+believed:
 
-- A peer that isn't trusted: all fields whose names begin with Forwarded or X-Forwarded, and X-Real-IP, are deleted, so
-  that no application takes them for a proxy's. (What vendors call their own, only an application knows that reads it.)
-- A trusted peer: the fields that were named are used, and stay as they came for applications that read them. Of the
-  five that could have been named, the others are deleted. Forwarded and X-Forwarded-* aren't used together: a proxy
-  writes one kind, and passes on the other that a client sent. Whichever kind were to win, there are proxies with which
-  it would be the client's; and if neither did, a client that sends both could pass for the proxy.
-- The client is found from the right, where each proxy adds whom it saw: the first that isn't a trusted proxy. A client
-  can put addresses to the left of its own only. ``"*"`` trusts who connects, and nobody in a field: so the client is
-  the last one there, whom that proxy saw, and not the first, which anybody can write.
-- Scheme and host are of the proxy that is known to have seen them. In Forwarded that is the one that saw the client,
-  for each proxy adds an element. X-Forwarded-Proto, -Host and -Port are set by some proxies of a chain and not by
-  others, so their places don't correspond, and the last value counts, as the nearest proxy left it.
-- What is malformed, is absent, and so is all to its left: the client is then the last proxy that could be read.
+- From an untrusted peer, all fields whose names begin with Forwarded or X-Forwarded, and X-Real-IP, are deleted, so
+  that no application mistakes them for a proxy's. (Only the application can know the other names that a vendor uses.)
+- From a trusted peer, the named fields are used, and stay in the environ for applications that read them. Those of the
+  five fields in ``FIELDS`` that weren't named are deleted. Forwarded and X-Forwarded-* can't be used together: a proxy
+  writes one kind, and passes on the other kind from the client. So with any order of precedence, some proxy would let
+  the client's fields win.
+- Each proxy adds the address of its peer at the right. So the client is the first address from the right that isn't a
+  trusted proxy. A client can only put addresses to the left of its own. ``"*"`` trusts every peer that connects, but no
+  address in a field. Then the client is the last address, which the proxy added, and not the first, which a client can
+  forge.
+- Scheme and host are taken from the proxy that is known to have seen them. In Forwarded it is the one that saw the
+  client, because each proxy adds an element. In a chain, some proxies set X-Forwarded-Proto, -Host and -Port and others
+  don't. So their positions don't correspond, and the last value counts, which the nearest proxy set.
+- A malformed element counts as absent, and so do all elements to its left. Then the client is the last proxy that could
+  be read.
 
-Sources: RFC 7239; for X-Forwarded-*, which have none, common practice.
+Sources: RFC 7239; for X-Forwarded-*, which has no standard, common practice.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from fastwsgi._http.grammar import FIELD_VALUE, TCHAR, is_authority
 if TYPE_CHECKING:
     from fastwsgi.types import WSGIEnvironment
 
-#: What may be believed, and its environ key.
+#: The fields that can be trusted, and their environ keys.
 FIELDS: Final = {
     "Forwarded": "HTTP_FORWARDED",
     "X-Forwarded-For": "HTTP_X_FORWARDED_FOR",
@@ -42,21 +44,21 @@ FIELDS: Final = {
     "X-Forwarded-Host": "HTTP_X_FORWARDED_HOST",
     "X-Forwarded-Port": "HTTP_X_FORWARDED_PORT",
 }
-#: What nearly every proxy sets. Many leave X-Forwarded-Host and X-Forwarded-Port as a client sent them.
+#: The fields that nearly every proxy sets. Many pass on X-Forwarded-Host and X-Forwarded-Port from the client.
 USUAL_FIELDS: Final = ("X-Forwarded-For", "X-Forwarded-Proto")
 
-# How the environ keys of fields begin that only a proxy should set; X-Real-IP is another one.
+# The prefixes of environ keys for fields that only a proxy should set. X-Real-IP is another such field.
 _CLAIMS: Final = ("HTTP_X_FORWARDED", "HTTP_FORWARDED")
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}  # RFC 6455 section 3: over HTTP
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _LONGEST_HOST: Final = 255 + len(":65535")  # RFC 1035 section 2.3.4
 
 # RFC 7239 section 4:  forwarded-pair = token "=" value;  value = token / quoted-string
-# White space around the semicolon isn't in the grammar, but in fields that are sent.
+# The grammar has no white space around the semicolon, but some senders add it.
 _PAIR: Final = re.compile(rf'[ \t]*([{TCHAR}]+)=(?:([{TCHAR}]+)|"((?:[^"\\]|\\[{FIELD_VALUE}])*)")[ \t]*(?:;|\Z)')
 _EMPTY_PAIR: Final = re.compile(r"[ \t]*(?:;|\Z)")
 # RFC 7239 section 6:  node = nodename [ ":" node-port ];  obfport = "_" 1*( ALPHA / DIGIT / "." / "_" / "-" )
-# An IPv6 address is in brackets there, and often isn't in X-Forwarded-For; without them it has no port.
+# RFC 7239 puts an IPv6 address in brackets. X-Forwarded-For often has it without them, and then it has no port.
 _NODE: Final = re.compile(
     r"(?:([0-9.]+)|\[([0-9A-Fa-f:.]+)\])(?::(?:([0-9]{1,5})|_[A-Za-z0-9._-]+))?|([0-9A-Fa-f:]+:[0-9A-Fa-f:.]+)"
 )
@@ -64,30 +66,30 @@ _PORT: Final = re.compile(r":([0-9]*)\Z")
 
 
 class Proxies:
-    """Which peers are believed, and what.
+    """The trusted peers, and the fields that are trusted from them.
 
-    allow: addresses and networks of proxies, "unix" for whoever connects to a unix socket, "*" for all peers; fields:
-    names from ``FIELDS``, those that each of these proxies sets or deletes, whatever a client sends; either
-    "Forwarded" or others. Raises ValueError for an entry that is none of these, a network with host bits set or of
-    all addresses, and for fields of both kinds.
+    allow: addresses and networks of proxies, "unix" for every peer on a unix socket, "*" for all peers; fields: names
+    from ``FIELDS`` that each of these proxies always sets or deletes, so that the client's own never pass; either
+    "Forwarded" or others. Raises ValueError for an unknown entry, for a network with host bits set or of all addresses,
+    and for fields of both kinds.
     """
 
     def __init__(self, allow: Sequence[str], fields: Sequence[str] = USUAL_FIELDS) -> None:
         for name, value in (("allow", allow), ("fields", fields)):
             if isinstance(value, str):
                 raise ValueError(f"{name} is a sequence of strings, not one string: {value!r}")
-        #: Whether there is any peer that is believed.
+        #: Whether any peer is trusted.
         self.trusts_anybody = bool(allow)
         self._trusts_all = "*" in allow
         self._trusts_unix = "unix" in allow
         self._networks = [_network(entry) for entry in allow if entry not in ("*", "unix")]
-        #: Bounded, for a client may come from anywhere.
+        #: Bounded, because clients may have any address.
         self._is_listed = lru_cache(maxsize=1024)(self._look_up)
         self._keys = _keys(fields)
         self._others = [key for key in FIELDS.values() if key not in self._keys]
 
     def trusts(self, address: str) -> bool:
-        """Whether a peer is believed. address: its IP address; "" for one on a unix socket."""
+        """Whether a peer is trusted. address: its IP address; "" for a peer on a unix socket."""
         if self._trusts_all:
             return True
         return self._is_listed(address) if address else self._trusts_unix
@@ -106,17 +108,17 @@ class Proxies:
 
     @staticmethod
     def is_needed(environ: WSGIEnvironment) -> bool:
-        """Whether there is a field in an environ that ``revise()`` would look at."""
+        """Whether an environ has a field that ``revise()`` would use or delete."""
         names = "\n".join(environ)  # one search is several times faster than one for each name
         return "HTTP_FORWARDED" in names or "HTTP_X_FORWARDED" in names or "HTTP_X_REAL_IP" in names
 
     def revise(self, environ: WSGIEnvironment) -> None:
-        """Change a finished environ by what a trusted proxy says in it, or delete what isn't believed; once only.
+        """Apply a trusted proxy's fields to an environ, and delete untrusted fields. Call it once for a request.
 
-        environ: of a request, with its peer in REMOTE_ADDR. REMOTE_ADDR and REMOTE_PORT ("" if it isn't known) become
-        the client's; wsgi.url_scheme, HTTPS and HTTP_HOST what the client used, and SERVER_NAME and SERVER_PORT agree
-        with them. A port of X-Forwarded-Port is added to a host that has none. Never raises; takes time in proportion
-        to the fields.
+        environ: complete, with the peer's address in REMOTE_ADDR. REMOTE_ADDR and REMOTE_PORT ("" if unknown) are set
+        to the client's. wsgi.url_scheme, HTTPS and HTTP_HOST are set to those that the client used. SERVER_NAME and
+        SERVER_PORT are set to agree with them. A port in X-Forwarded-Port is added to a host that has none. Never raises;
+        takes time in proportion to the size of the fields.
         """
         if not self.is_needed(environ):
             return
@@ -156,7 +158,7 @@ class Proxies:
         )
 
     def _takes_node(self, environ: WSGIEnvironment, text: str) -> bool:
-        """Make a node the client, if it's an address; return whether it's a proxy, and tells who is behind it."""
+        """Set the client to a node if that is an address. Return whether it is a trusted proxy: then look further."""
         node = _node(text)
         if node is None:
             return False
@@ -164,20 +166,20 @@ class Proxies:
         return self._is_in_network(address)
 
 
-# ---- what is allowed ---------------------------------------------------------------------------------
+# ---- the arguments -----------------------------------------------------------------------------------
 
 
 def _network(entry: str) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(entry)
     except ValueError as error:
-        raise ValueError(f'allow has {entry!r}, which is no address, network, "unix" or "*": {error}') from None
+        raise ValueError(f'allow has {entry!r}, which is not an address, a network, "unix" or "*": {error}') from None
     if isinstance(network, IPv6Network) and network.prefixlen >= 96:
         mapped = network.network_address.ipv4_mapped
         if mapped is not None:
             network = IPv4Network((mapped, network.prefixlen - 96))
     if not network.prefixlen:
-        raise ValueError(f'allow has {entry!r}, a network of all addresses, for which the word is "*"')
+        raise ValueError(f'allow has {entry!r}, a network of all addresses; use "*" instead')
     return network
 
 
@@ -186,22 +188,22 @@ def _keys(fields: Sequence[str]) -> set[str]:
     keys = set()
     for name in fields:
         if name.lower() not in by_name:
-            raise ValueError(f"fields has {name!r}, which is none of {', '.join(FIELDS)}")
+            raise ValueError(f"fields has {name!r}, which isn't one of {', '.join(FIELDS)}")
         keys.add(by_name[name.lower()])
     if "HTTP_FORWARDED" in keys and len(keys) > 1:
-        raise ValueError(f"fields has both Forwarded and X-Forwarded-*, of which a client could send one: {fields!r}")
+        raise ValueError(f"fields has both Forwarded and X-Forwarded-*, so a client could forge one: {fields!r}")
     return keys
 
 
-# ---- what is said ------------------------------------------------------------------------------------
+# ---- the fields --------------------------------------------------------------------------------------
 
 
 def _from_the_right(value: str) -> Iterator[str]:
-    """The elements of a list, the last one first, without the empty ones (RFC 9110 section 5.6.1).
+    """The non-empty elements of a list, the last one first (RFC 9110 section 5.6.1).
 
-    A comma always ends an element, in quotes, too: neither node nor scheme nor host has one, and what begins in the
-    midst of a quoted string has one quote too few to be an element. Read from the left, a quote that a client opens
-    would swallow what the proxy adds.
+    A comma always ends an element, even between quotes: no node, scheme or host has a comma, and an element that begins
+    inside a quoted string lacks a quote and is malformed. Reading from the left would be unsafe: a quote that a client
+    opens could swallow the elements that the proxy adds.
     """
     end = len(value)
     while end >= 0:
@@ -213,21 +215,21 @@ def _from_the_right(value: str) -> Iterator[str]:
 
 
 def _last(value: str) -> str:
-    """The last element of a list, "" if there is none."""
+    """The last element of a list, or "" if there is none."""
     if "," not in value:
         return value.strip(" \t")
     return next(_from_the_right(value), "")
 
 
 def _parameters(element: str) -> dict[str, str] | None:
-    """The parameters of an element of Forwarded by their names in lower case; None if it's malformed."""
+    """The parameters of an element of Forwarded by lower-case name, or None if the element is malformed."""
     parameters: dict[str, str] = {}
     position = 0
     while position < len(element):
         pair = _PAIR.match(element, position)
         if pair is not None:
             name, token, quoted = pair.groups()
-            if name.lower() in parameters:  # RFC 7239 section 4: not more than once
+            if name.lower() in parameters:  # RFC 7239 section 4: at most once
                 return None
             parameters[name.lower()] = token if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
         else:
@@ -238,12 +240,12 @@ def _parameters(element: str) -> dict[str, str] | None:
     return parameters
 
 
-@lru_cache(maxsize=1024)  # bounded, for a client may come from anywhere
+@lru_cache(maxsize=1024)  # bounded, because clients may have any address
 def _node(text: str) -> tuple[str, str, IPv4Address | IPv6Address] | None:
-    """The address and port of a node, in the one form that an address has, or None if it has none; and the address."""
+    """Parse a node: the address as normalized text, the port, and the address object; None if it has no address."""
     match = _NODE.fullmatch(text)
     if match is None:
-        return None  # RFC 7239 sections 6.2 and 6.3: or "unknown", or an obfuscated identifier
+        return None  # RFC 7239 sections 6.2 and 6.3: "unknown" or an obfuscated identifier
     ipv4, ipv6, port, bare_ipv6 = match.groups()
     try:
         address = _plain(IPv4Address(ipv4) if ipv4 else IPv6Address(ipv6 or bare_ipv6))
@@ -253,13 +255,13 @@ def _node(text: str) -> tuple[str, str, IPv4Address | IPv6Address] | None:
 
 
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """An address, or the IPv4 address that is mapped to it (RFC 4291 section 2.5.5.2)."""
+    """The IPv4 address of an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2); any other address unchanged."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if mapped is None else mapped
 
 
 def _set_server(environ: WSGIEnvironment, proto: str, host: str, port: str) -> None:
-    """Set scheme, host and port, so that PEP 3333's "URL Reconstruction" gives what the client asked for."""
+    """Set scheme, host and port, so that PEP 3333's "URL Reconstruction" yields the URL that the client used."""
     scheme = _SCHEMES.get(proto.lower(), "")
     host = host if _is_host(host) else ""
     port = port if _is_port(port) else ""
@@ -285,7 +287,7 @@ def _set_server(environ: WSGIEnvironment, proto: str, host: str, port: str) -> N
 
 
 def _is_host(text: str) -> bool:
-    """RFC 9110 section 7.2."""
+    """Whether a text is a valid Host value (RFC 9110 section 7.2)."""
     if not text or len(text) > _LONGEST_HOST or not is_authority(text):
         return False
     port = _PORT.search(text)

@@ -1,6 +1,6 @@
 """One application on its listening sockets, in one thread or several: start, serve, stop without losing a request.
 
-The event-driven server behind make_server, with a front of its own: a clean environ, no hooks, other logs.
+It uses the same event-driven server as make_server, with another front: a clean environ, no hooks, its own logs.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     from .options import Options
 
-# What all threads together have to end in, in seconds, when nobody is waited for any more.
+# How long to wait for all threads to end, in seconds, after the loop has stopped.
 _LAST = 1.0
 
 
 class Listener(Protocol):
-    """A listening socket that a service serves."""
+    """A listening socket of a service."""
 
     @property
     def sock(self) -> socket.socket:
@@ -42,19 +42,19 @@ class Listener(Protocol):
 
     @property
     def is_inherited(self) -> bool:
-        """Whether another process may go on to accept on it."""
+        """Whether other processes may still accept clients from it."""
         ...
 
     def close(self) -> None:
-        """Close it."""
+        """Close the socket."""
 
 
 class Service:
     """Serves an application on listening sockets.
 
-    application: PEP 3333 callable; options: which of them concern listening, is not looked at; listeners: their
-    sockets, of which each may be a TLS one; multiprocess: whether other processes serve the application, too;
-    access_log: a replacement for that of the options.
+    application: PEP 3333 callable; options: all options, except that those for listening are ignored; listeners: the
+    listening sockets, plain or TLS; multiprocess: whether other processes serve the application too; access_log: used
+    instead of the access log of the options.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Service:
             access_log = AccessLog(options.access_log_format, LogFile(options.access_log))
         self.access_log = access_log
         proxies = Proxies(options.forwarded_allow_ips, options.forwarded_fields)
-        #: One thread runs a SingleLoop.
+        #: A SingleLoop for one thread, a SharedLoop for more.
         self.loop: SingleLoop | SharedLoop = SharedLoop(options) if options.threads > 1 else SingleLoop(options)
         self._servers = [
             EventServer(
@@ -95,16 +95,16 @@ class Service:
 
     @property
     def requests(self) -> int:
-        """How many requests were answered, about: threads count without waiting for each other."""
+        """How many requests were answered. It is an estimate, because threads count without a lock."""
         return self.loop.requests + sum(lane.requests for server in self._servers for lane in server.lanes)
 
     def serve(self, actions: Callable[[], None] = lambda: None, interval: float = 0.5) -> None:
-        """Serve until ``stop()``. actions: called every so many seconds at least, in this thread."""
+        """Serve until ``stop()``. actions: called in this thread, at least every interval seconds."""
         if isinstance(self.loop, SingleLoop):
             self.loop.serve(lambda: False, interval, actions)
             return
         for number in range(self.options.threads):
-            # Daemons, so that an application that hangs doesn't keep the process.
+            # Daemon threads, so that an application that hangs doesn't keep the process alive.
             name = f"fastwsgi-{number}"
             thread = threading.Thread(target=self._serve_in_thread, args=(number,), name=name, daemon=True)
             thread.start()
@@ -118,30 +118,30 @@ class Service:
         while self.loop.phase < STOPPED:
             try:
                 self.loop.serve_in_thread(number)
-            except BaseException:  # which is an application's: a Ctrl-C comes to the main thread
-                report(logging.ERROR, "An error in thread %d; it goes on", number, exc_info=True)
+            except BaseException:  # raised by an application; a Ctrl-C is raised in the main thread only
+                report(logging.ERROR, "An error in thread %d, which continues", number, exc_info=True)
 
     def stop(self) -> None:
-        """Have ``serve()`` return; from any thread, or a signal handler."""
-        # No lock: the thread that a signal handler interrupts may have it. Now, so that a request in the application is
-        # answered as the last one.
+        """Make ``serve()`` return. May be called from any thread or a signal handler."""
+        # No lock: the thread that a signal handler interrupts may hold it. The loop is told before serve() returns, so
+        # that answers in progress already close their connections.
         self.loop.ask_to_stop()
         self._bell.wake()
 
     def reopen_logs(self) -> None:
-        """Go on in a new file, after the old one was moved away."""
+        """Open the access log again, after its file was renamed."""
         if self.access_log is not None:
             self.access_log.reopen()
 
     def finish(self, actions: Callable[[], None] = lambda: None) -> None:
-        """Accept no more, answer what has been received, close everything; in ``options.graceful_timeout`` seconds.
+        """Stop accepting, answer the requests that were received, and close everything.
 
-        actions: called again and again.
+        It waits ``options.graceful_timeout`` seconds at most. actions: called repeatedly while waiting.
         """
         try:
             self.loop.retire()
             for server, listener in zip(self._servers, self._listeners, strict=True):
-                if not listener.is_inherited:  # else another process accepts who waits there
+                if not listener.is_inherited:  # if it is, another process accepts the waiting clients
                     self.loop.accept_all(server)
                     listener.close()
             self.loop.finish(self.options.graceful_timeout, patiently=True, actions=actions)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def serve(app: WSGIApplication, **keywords: Any) -> None:
-    """See fastwsgi.serve(). A keyword that is None counts as not given."""
+    """See fastwsgi.serve(). A keyword that is None is ignored."""
     given = {name: value for name, value in keywords.items() if value is not None}
     options = from_keywords(**{**environment(), **given})
     if options.reload:
-        raise ValueError("reload is for the command line only, which can restart itself: python -m fastwsgi --reload")
+        raise ValueError("reload works on the command line only, which can restart itself: python -m fastwsgi --reload")
     application = validator(app) if options.validate else app
     if options.workers > 1:
         run_workers(lambda: application, options)

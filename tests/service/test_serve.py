@@ -169,7 +169,7 @@ def test_a_keyword_wins_over_a_variable(place: Path) -> None:
     [
         ("thread=2", "TypeError: serve() got an unexpected keyword argument 'thread'; did you mean 'threads'?"),
         ("threads=0", "ValueError: threads must be between 1 and 1024, not 0"),
-        ("reload=True", "ValueError: reload is for the command line"),
+        ("reload=True", "ValueError: reload works on the command line"),
         ("certfile='missing.pem'", "FileNotFoundError: "),
     ],
 )
