@@ -1,9 +1,8 @@
-"""The build's one decision: the compiled twin, or the pure one with a notice.
+"""Decide what is built: the compiled twin, or only the pure one, with a notice.
 
-``FASTWSGI_PURE=1`` skips the extension; ``FASTWSGI_REQUIRE_SPEEDUPS=1`` makes
-a failed compile fatal. ``FASTWSGI_BUILD=debug`` and ``FASTWSGI_BUILD=sanitize``
-are for tests, and need GCC or Clang. Everything else about the package is in
-pyproject.toml.
+``FASTWSGI_PURE=1`` skips the extension. With ``FASTWSGI_REQUIRE_SPEEDUPS=1`` a failed compilation is an error.
+``FASTWSGI_BUILD=debug`` and ``FASTWSGI_BUILD=sanitize`` are for tests, and need GCC or Clang. All other settings of the
+package are in pyproject.toml.
 """
 
 import os
@@ -14,15 +13,15 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# The three builds: the flags of the C compiler, and what Cython checks. Nothing of ours counts from the end of
-# a sequence, so wraparound is off in all of them.
+# The three builds: the flags of the C compiler, and Cython's directives for checks. Our code uses no negative indexes,
+# so wraparound is off in all of them.
 RELEASE = ["-O3", "-g0", "-fvisibility=hidden"]
 DEBUG = ["-Og", "-g", "-UNDEBUG", "-fno-omit-frame-pointer"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 UNCHECKED = {"boundscheck": False, "initializedcheck": False, "wraparound": False}
 CHECKED = {"boundscheck": True, "initializedcheck": True, "wraparound": False, "nonecheck": True}
 
-# What is installed has no symbols but those it exports; what is built in place keeps them, for profilers and debuggers.
+# An installed extension has only its exported symbols. One built in place keeps all, for profilers and debuggers.
 STRIP = {"linux": ["-Wl,--strip-all"], "darwin": ["-Wl,-x"]}
 
 
@@ -31,7 +30,7 @@ def asked(variable: str) -> bool:
 
 
 class OptionalBuildExt(build_ext):
-    """Builds the extension, or says in one line why the pure twin is used."""
+    """Builds the extension, or prints in one line why the pure twin is used."""
 
     def run(self) -> None:
         self.try_build(super().run)
@@ -50,7 +49,7 @@ class OptionalBuildExt(build_ext):
                 sys.exit(f"fastwsgi: FASTWSGI_REQUIRE_SPEEDUPS is set, and there are no compiled speedups ({reason})")
             print(f"fastwsgi: no compiled speedups, using pure Python ({reason})", file=sys.stderr)
             self.extensions = self.distribution.ext_modules = []
-            # A wheel is named after what is in it, and pip shows the name even where it hides the line above.
+            # The wheel's name tells what it contains, and pip shows that name even if it hides the line above.
             if wheel := self.distribution.get_command_obj("bdist_wheel", create=False):
                 wheel.root_is_pure = True
 

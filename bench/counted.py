@@ -1,13 +1,14 @@
-"""The program whose instructions ``bench.instructions`` counts, under callgrind: each row a few times over.
+"""The program whose instructions ``bench.instructions`` counts under callgrind: it runs each row several times.
 
     python -m bench.counted LIBRARY TWIN PACKAGES ROW ...
 
 LIBRARY is callgrind.c, compiled; TWIN is "compiled" or "pure"; PACKAGES is a directory of packages that rows need, or
-"". Callgrind writes a file for each round, which bears the
-row's name. Written to standard output, as JSON, is what the counts are to be divided by, or why there are none.
+"". Callgrind writes a file for each round, with the
+row's name in it. The program prints, as JSON, the number to divide each count by, or why a row has no counts.
 
-A server and its clients are one thread here, so that nothing depends on who runs when: after each turn of the loop
-the clients take their answers and ask again, which isn't counted. So each turn sees as many requests.
+A server and its clients share one thread here, so that the result doesn't depend on scheduling. After each turn of the
+loop the clients read their answers and send new requests, which isn't counted. So each turn has the same number of
+requests.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from bench.counted_servers import Setup, gunicorn_worker, logging_handler, scrip
 from fastwsgi.bench.hot_paths import WORKS, Work, imported, ours_set_aside
 from fastwsgi.bench.workloads import ADDRESS, APPS, CONNECTIONS, COOKIE, HELLO, POST, Workload
 
-#: So many rounds are counted: in one there may be the second's change, or a cache to fill. Before them, thrown away:
+#: How many rounds are counted. In one, the second of the clock may change, or a cache may be filled. WARM_UP rounds
+#: before them aren't counted.
 ROUNDS, WARM_UP = 3, 2
-# A round is begun again if not all answers were there after one turn; so often at most.
+# If not all answers have arrived after one turn, the round begins again; this often at most.
 _DISTURBED = 50
-# So often a hot path is called in a round.
+# How often a round calls a hot path.
 _CALLS = 64
-# What a file has: the kernel sends it, and takes it in one turn.
+# The size of a file, which the kernel sends in one turn.
 _FILE = b"0123456789abcdef" * 4096
 _SCRIPT = script()
 
@@ -54,18 +56,18 @@ class Chunked(Workload):
 
 @dataclasses.dataclass(frozen=True)
 class Requests:
-    """What is asked of a server in a round: in each turn once on each connection."""
+    """The requests to a server in a round: in each turn, one on each connection."""
 
     workload: Workload
-    #: How an answer ends.
+    #: The last octets of an answer.
     end: bytes = HELLO.answer
     connections: int = 8
     turns: int = 8
-    #: In which groups of rows it is.
+    #: The groups of rows that it belongs to.
     groups: tuple[str, ...] = ("lane", "general", "pure")
-    #: The server that is asked.
+    #: The server that gets the requests.
     setup: Setup = _SCRIPT
-    #: What it imports, to be imported before all is slow.
+    #: The modules that it needs, to import them before callgrind slows everything down.
     imports: tuple[str, ...] = ()
 
     @property
@@ -76,7 +78,7 @@ class Requests:
 REQUESTS = {
     "hello": Requests(HELLO),
     "hello, one a turn": Requests(HELLO, connections=1, groups=("lane",)),
-    # On the general path no head is known.
+    # The general path remembers no heads.
     "mixed": Requests(dataclasses.replace(HELLO, varies=COOKIE), groups=("lane",)),
     "connections": Requests(CONNECTIONS),
     "post": Requests(POST, end=b"\r\n\r\n" + POST.answer),
@@ -86,7 +88,7 @@ REQUESTS = {
 
 
 def _with_address(field: str) -> Workload:
-    """hello with a field that holds an address, another in each request."""
+    """hello with a field that has an address, a different one in each request."""
     return dataclasses.replace(HELLO, fields={field: ADDRESS.place}, varies=ADDRESS)
 
 
@@ -96,7 +98,7 @@ def _production(workload: Workload, setup: Setup, *imports: str, end: bytes = HE
 
 _SERVICE = "fastwsgi._service.service"
 _POST_CHUNK = Chunked("a chunk of 13 bytes sent, their number back", "post", b"13", body="Hello, world!")
-#: What production adds to a request: logs, a proxy, gunicorn.
+#: The additions of production to a request: logs, a proxy, gunicorn.
 PRODUCTION = {
     "silent log_message": _production(HELLO, script(silent)),
     "log_message that logs": _production(HELLO, script(logging_handler), "logging"),
@@ -109,7 +111,7 @@ PRODUCTION = {
     "trusted X-Forwarded-For": _production(
         _with_address("X-Forwarded-For"), service(forwarded_allow_ips="127.0.0.1"), _SERVICE
     ),
-    # In one group, because its imports take longer than all that is counted.
+    # In one group only, because its imports take longer than everything that is counted.
     "gunicorn's worker": dataclasses.replace(
         _production(HELLO, gunicorn_worker, "gunicorn.glogging", "fastwsgi.gunicorn"), groups=("lane",)
     ),
@@ -118,12 +120,12 @@ PRODUCTION = {
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A row: requests to a server, or a hot path; and on which twin."""
+    """A row: requests to a server, or a hot path, on one twin."""
 
     twin: str
     work: Requests | Work
     fast_lane: bool = False
-    #: Rows of the same number are counted in one process. What one of them imports moves things in the others' memory.
+    #: Rows with the same number are counted in one process: the imports of one change the memory layout of others.
     process: int = 0
 
     @property
@@ -132,7 +134,7 @@ class Job:
 
     @property
     def packages(self) -> set[str]:
-        """The packages that must be installed besides ours."""
+        """The packages that a row needs besides ours."""
         return {name.partition(".")[0] for name in self.imports} - sys.stdlib_module_names - {"fastwsgi"}
 
 
@@ -158,7 +160,7 @@ JOBS = jobs()
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-    """What a round of a row was: so many calls, and so many times what the row "toggle" or "loop" counts."""
+    """The size of a round: how many calls it had, and how often the costs of the rows "toggle" or "loop" are in it."""
 
     calls: int
     blank: str
@@ -166,7 +168,7 @@ class Round:
 
 
 class Callgrind:
-    """Tells callgrind what to count. library: the path of callgrind.c's compilation."""
+    """Tells callgrind what to count. library: the path of the compiled callgrind.c."""
 
     def __init__(self, library: str) -> None:
         functions = ctypes.CDLL(library)
@@ -175,16 +177,16 @@ class Callgrind:
         functions.dump.argtypes = [ctypes.c_char_p]
         self._dump: Callable[[bytes], None] = functions.dump
         self.zero: Callable[[], None] = functions.zero
-        #: Begin to count, or stop.
+        #: Start or stop counting.
         self.toggle: Callable[[], None] = functions.toggle
         functions.instrument()
 
     def dump(self, name: str) -> None:
-        """Write what was counted since zero()."""
+        """Write the counts since zero()."""
         self._dump(name.encode())
 
     def count(self, name: str, work: Callable[[], object]) -> None:
-        """Have some work counted, as a row of its own."""
+        """Count some work as a row."""
         for number in range(WARM_UP + ROUNDS):
             self.zero()
             self.toggle()
@@ -195,22 +197,22 @@ class Callgrind:
 
 
 class DoneError(Exception):
-    """All rounds were counted."""
+    """All rounds have been counted."""
 
 
 class Clients:
-    """The clients of one server: asked between two turns of its loop."""
+    """The clients of one server, which act between two turns of its loop."""
 
     def __init__(self, callgrind: Callgrind, name: str, requests: Requests, address: tuple[str, int]) -> None:
         self.callgrind, self.name, self.requests, self.address = callgrind, name, requests, address
         self.sockets: list[socket.socket] = []
-        #: What has come of the answers that aren't whole.
+        #: The received parts of incomplete answers.
         self.waiting: dict[socket.socket, bytes] = {}
         self.number = self.turns = self.rounds = self.disturbed = 0
         self.is_disturbed = True  # the first turn accepts
 
     def take_turn(self) -> None:
-        """Take the answers; if that was all of them, note the turn and ask again. Raises DoneError at the end."""
+        """Read the answers; when all are complete, record the turn and send again. Raises DoneError at the end."""
         for client in list(self.waiting):
             self._take(client)
         if self.waiting:
@@ -310,14 +312,14 @@ def count_row(callgrind: Callgrind, wsgi: SimpleNamespace, name: str) -> Round:
 def main(library: str, twin: str, packages: str, *names: str) -> None:
     if packages:
         sys.path.append(packages)
-    # For each seed another layout of memory, too, as long as this is held.
+    # Each seed also gives another memory layout, as long as this object exists.
     padding = [bytes(size) for size in range(0, 500, 16) for _ in range(50 * int(os.environ["PYTHONHASHSEED"]))]
     with ours_set_aside():
         wsgi = imported(twin)
         if wsgi is None:
             raise SystemExit(f"the {twin} twin isn't here")
         for name in names:
-            with contextlib.suppress(ImportError):  # which is told when the row is counted
+            with contextlib.suppress(ImportError):  # reported when the row is counted
                 for module in JOBS[name].imports:
                     importlib.import_module(module)
         count(library, wsgi, names)
@@ -325,7 +327,7 @@ def main(library: str, twin: str, packages: str, *names: str) -> None:
 
 
 def count(library: str, wsgi: SimpleNamespace, names: Sequence[str]) -> None:
-    """Count some rows, and write to standard output what is to be known of them."""
+    """Count some rows, and print what bench.instructions needs to know of them."""
     callgrind = Callgrind(library)
     told: dict[str, dict[str, object]] = {}
     with tempfile.NamedTemporaryFile() as file, open(os.devnull, "w", buffering=1) as nowhere:
@@ -334,7 +336,7 @@ def count(library: str, wsgi: SimpleNamespace, names: Sequence[str]) -> None:
         os.environ["BENCH_FILE"] = file.name
         gc.collect()
         gc.freeze()
-        gc.disable()  # what a collection costs, depends on what else there is
+        gc.disable()  # the cost of a collection depends on all other objects
         callgrind.count("toggle", lambda: None)
         nothing = timeit.Timer("pass")
         callgrind.count("loop", lambda: nothing.timeit(_CALLS))

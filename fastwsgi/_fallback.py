@@ -384,8 +384,8 @@ class Request:
     """A request: its head as received, the parsed parts of the head, and what the server knows of its client.
 
     method, target, version: str, the parts of the request line; the first two are "" if it couldn't be parsed.
-    fields: list of (name, value) str tuples, in the order received. raw: bytes, the whole head with its empty line; of a
-    head that couldn't be parsed, only the request line; b"" for a request that wasn't received.
+    fields: list of (name, value) str tuples, in the order received. raw: bytes, the whole head with its empty line; of
+    a head that couldn't be parsed, only the request line; b"" for a request that wasn't received.
 
     Text is Latin-1, one character an octet, as PEP 3333 requires ("Unicode Issues"). The parser sets these attributes.
     ``frame_request()`` sets ``length``, ``expects_continue`` and ``is_persistent``. The connection sets the rest.

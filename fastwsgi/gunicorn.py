@@ -119,8 +119,8 @@ class Worker(base.Worker):  # type: ignore[misc, unused-ignore]
         if not self.cfg.keepalive:
             service.loop.close_each()
         self._beat_time = min(1.0, self.timeout / 2 or 1.0)
-        # A single thread checks max_requests after each turn of the loop. With several threads, this one checks it while
-        # it waits for them.
+        # A single thread checks max_requests after each turn of the loop. With several threads, this one checks
+        # it while it waits.
         interval = self._beat_time if self.max_requests == sys.maxsize else min(0.1, self._beat_time)
         try:
             self.notify()  # or the arbiter wouldn't notice a worker that hangs at its first request

@@ -117,7 +117,7 @@ class Proxies:
 
         environ: complete, with the peer's address in REMOTE_ADDR. REMOTE_ADDR and REMOTE_PORT ("" if unknown) are set
         to the client's. wsgi.url_scheme, HTTPS and HTTP_HOST are set to those that the client used. SERVER_NAME and
-        SERVER_PORT are set to agree with them. A port in X-Forwarded-Port is added to a host that has none. Never raises;
+        SERVER_PORT are set to agree with them. A port in X-Forwarded-Port is added to a host without one. Never raises;
         takes time in proportion to the size of the fields.
         """
         if not self.is_needed(environ):
