@@ -1,8 +1,8 @@
-"""The servers whose requests ``bench.counted`` counts: make_server's, the service, and a gunicorn worker with it.
+"""The servers that ``bench.counted`` measures: make_server's, the service, and a gunicorn worker with the service.
 
-Each is set up by a context manager, which yields it while it listens. It serves in the caller's thread, and calls the
-caller's actions after each turn of its loop. What belongs to the package is imported here as late as that, because
-``bench.counted`` chooses the twin.
+A context manager sets up each server, and yields it while it listens. The server runs in the caller's thread, and calls
+the caller's actions after each turn of its loop. The package's modules are imported inside the functions, because
+``bench.counted`` chooses the twin first.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _INTERVAL = 0.01
 
 
 class Started(NamedTuple):
-    """A server that listens."""
+    """A listening server."""
 
     address: tuple[str, int]
     #: Serves until the actions raise an exception.
     serve: Callable[[], None]
-    #: Where each request gets a line, if it does.
+    #: The log file, if each request gets a line.
     log: Path | None = None
 
 
 class Setup(Protocol):
     """How a server is set up.
 
-    wsgi: the modules of a twin; actions: called after each turn of the loop, of some servers with an argument.
+    wsgi: the modules of a twin; actions: called after each turn of the loop, by some servers with an argument.
     """
 
     def __call__(
@@ -47,7 +47,7 @@ class Setup(Protocol):
 
 
 class Listener(NamedTuple):
-    """A listening socket, as a service takes it."""
+    """A listening socket in the form that a service needs."""
 
     sock: socket.socket
     is_inherited: bool = False
@@ -60,7 +60,7 @@ class Listener(NamedTuple):
 
 
 def script(handler_class: Callable[[Any], Any] = lambda stock: stock) -> Setup:
-    """A make_server script. handler_class: makes the request handler's class of the stock one."""
+    """A make_server script. handler_class: makes the class of request handlers from the stock class."""
 
     @contextlib.contextmanager
     def start(
@@ -87,7 +87,7 @@ def silent(stock: Any) -> Any:
 
 
 def logging_handler(stock: Any) -> Any:
-    """A request handler that logs by the logging module, to /dev/null."""
+    """A request handler that logs to /dev/null by the logging module."""
     logging = importlib.import_module("logging")
     logger = logging.getLogger("bench.counted")
     if not logger.handlers:
@@ -109,13 +109,13 @@ def logging_handler(stock: Any) -> Any:
 
 @contextlib.contextmanager
 def _listening() -> Generator[tuple[socket.socket, Path], None, None]:
-    """A socket that listens, and a path for a log."""
+    """A listening socket, and a path for a log."""
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
         yield sock, Path(folder) / "access.log"
 
 
 def service(log_format: str = "", **settings: Any) -> Setup:
-    """The service behind ``python -m fastwsgi``. log_format: of its access log, "" for none; settings: its options."""
+    """The service behind ``python -m fastwsgi``. log_format: its access log's, "" for no log; settings: its options."""
 
     @contextlib.contextmanager
     def start(

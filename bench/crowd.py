@@ -1,11 +1,11 @@
-"""Measure the cost of a crowd of connections: silent ones, and ones whose request comes an octet at a time.
+"""Measure the cost of many held connections: silent ones, and ones whose request arrives one octet at a time.
 
     python -m bench.crowd [--connections N] [--seconds N] [--rounds N] [--kind NAME ...] [--threads N ...]
                           [--pure] [--json FILE]
 
-Two equal servers run, one of them with the crowd, and are loaded in turn by the same requests. Printed is the
-throughput of the one as a part of the other's, round by round; and the CPU time that the crowd takes while nobody
-else asks. A request that fails, or a member of the crowd that the server has closed, makes the exit status 1.
+Two equal servers run, one of them with the held connections (the crowd), and get the same load in turn. The program
+prints the ratio of their throughputs for each round, and the CPU time that the crowd takes without other requests. The
+exit status is 1 if a request fails or the server closes a connection of the crowd.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from fastwsgi.bench.workloads import HELLO
 
 KINDS = ("idle", "slow")
 IDLE_SECONDS = 5
-# For both servers, so that the crowd is a crowd to the end, and does what it does by itself and not by timeouts.
+# Long timeouts for both servers, so that no connection of the crowd expires during the measurement.
 SETTINGS = {
     "FASTWSGI_MAX_CONNECTIONS": "1000000",
     "FASTWSGI_HEAD_TIMEOUT": "3600",
     "FASTWSGI_KEEP_ALIVE_TIMEOUT": "3600",
 }
-# The bounds of the design.
+# The targets.
 LEAST_RATIO, MOST_CPU_MS = 0.8, 50
 
 
 @dataclass(frozen=True)
 class Result:
-    """A server with a crowd, and one without, in each round; CPU milliseconds of each in the idle seconds."""
+    """The throughput with and without a crowd in each round; the CPU milliseconds of both in the idle seconds."""
 
     server: str
     kind: str
@@ -59,7 +59,7 @@ class Result:
 
 
 def idle_cpu(server: Running) -> float:
-    """The CPU time that a server takes in the idle seconds, in milliseconds."""
+    """The CPU time of a server in the idle seconds, in milliseconds."""
     before = sum(server.cpu_times())
     time.sleep(IDLE_SECONDS)
     return (sum(server.cpu_times()) - before) * 1000
@@ -75,19 +75,19 @@ def compare(server: str, kind: str, count: int, rounds: int, seconds: float) -> 
         result = Result(server, kind, count, [], [], idle_cpu(alone), idle_cpu(crowded))
         for turn in range(rounds):
             pairs = [(alone, result.alone), (crowded, result.crowded)]
-            for each, rates in reversed(pairs) if turn % 2 else pairs:  # not always the same one first
+            for each, rates in reversed(pairs) if turn % 2 else pairs:  # the order alternates
                 rates.append(sample(each, HELLO, seconds).load.rate)
     return result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--connections", type=int, default=10_000, help="in the crowd")
-    parser.add_argument("--seconds", type=float, default=3, help="of load, for each of the two in each round")
+    parser.add_argument("--connections", type=int, default=10_000, help="connections in the crowd (default: 10000)")
+    parser.add_argument("--seconds", type=float, default=3, help="seconds of load for each server in each round")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=KINDS, metavar="NAME", help=", ".join(KINDS))
     parser.add_argument("--threads", nargs="+", type=int, choices=(1, 4), default=[1, 4], metavar="N", help="1, 4")
-    parser.add_argument("--pure", action="store_true", help="of the pure twin")
+    parser.add_argument("--pure", action="store_true", help="measure the pure twin")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to this file too")
     options = parser.parse_args()
     if client_name() != "wrk":

@@ -1,4 +1,4 @@
-"""Hold connections open, idle or slow, in a process of their own, while others are measured."""
+"""Hold connections open, idle or slow, in a separate process, while other requests are measured."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from multiprocessing.connection import Connection
 from fastwsgi.bench.load import pin
 from fastwsgi.bench.results import FailureError
 
-SPARE_DESCRIPTORS = 200  # for a server's own, and for the load's connections
-OCTET_EVERY = 10.0  # seconds, for each slow connection: often enough for any server to wait for the rest
+SPARE_DESCRIPTORS = 200  # for the server's other descriptors, and the connections of the load
+OCTET_EVERY = 10.0  # seconds between two octets of a slow connection: short enough for the timeouts of all servers
 PATIENCE = 60.0
 
-#: What each connection of a crowd sends when it has connected, and whether that is a whole request.
+#: The octets that each connection of a crowd sends first, and whether they are a complete request.
 KINDS = {
     "idle": (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", True),
     "silent": (b"", False),
@@ -25,11 +25,11 @@ KINDS = {
 
 
 def allow_descriptors(wanted: int) -> int:
-    """Let this process, and what it starts, have so many descriptors if that is allowed; how many they may have."""
+    """Raise the limit of descriptors for this process and its children as far as allowed; return the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         most = max(wanted, hard)
-        with contextlib.suppress(ValueError, OSError):  # only root may have more than the hard limit
+        with contextlib.suppress(ValueError, OSError):  # only root may raise the hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
             return wanted
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
@@ -37,7 +37,7 @@ def allow_descriptors(wanted: int) -> int:
 
 
 def hold(pipe: Connection, port: int, count: int, kind: str, is_replaced: bool) -> None:
-    """Be the crowd, in a process of its own: say when all are there, keep on until asked how many still are."""
+    """Hold the connections, as a program: print when all are open, and at the end how many still are."""
     pin(0)
     greeting, is_whole = KINDS[kind]
 
@@ -59,19 +59,19 @@ def hold(pipe: Connection, port: int, count: int, kind: str, is_replaced: bool) 
     elif kind != "slow":
         pipe.poll(None)
     else:
-        # A few at a time, so that the octets are spread over time and not the load of a moment.
+        # A few at a time, so that the octets are spread over time.
         turns = int(OCTET_EVERY * 50)
         turn = 0
         while not pipe.poll(OCTET_EVERY / turns):
             for client in clients[turn::turns]:
-                with contextlib.suppress(OSError):  # closed, as will be counted
+                with contextlib.suppress(OSError):  # closed; it will be counted at the end
                     client.send(b"x")
             turn = (turn + 1) % turns
     pipe.send(sum(map(is_open, clients)))
 
 
 def is_open(client: socket.socket) -> bool:
-    """Whether a server has neither closed a connection nor answered on it, where it had nothing to answer."""
+    """Whether a server has neither closed a connection nor sent anything on it without a request."""
     try:
         client.recv(1)
     except BlockingIOError:
@@ -83,11 +83,11 @@ def is_open(client: socket.socket) -> bool:
 
 @contextlib.contextmanager
 def crowd(port: int, count: int, kind: str, *, is_replaced: bool = False) -> Iterator[None]:
-    """Hold so many connections to a server. Raises FailureError if it didn't take them, or closed some.
+    """Hold connections to a server. Raises FailureError if it didn't accept all of them, or closed some.
 
-    is_replaced: others are made for those that it closes, which are then no failure.
+    is_replaced: whether to open a new connection for each that the server closes; then that isn't a failure.
     """
-    # Not a fork: the load's and the servers' descriptors are none of its business.
+    # Not a fork, because it must not inherit the descriptors of the load and the servers.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=hold, args=(theirs, port, count, kind, is_replaced), daemon=True)
@@ -107,7 +107,7 @@ def crowd(port: int, count: int, kind: str, *, is_replaced: bool = False) -> Ite
 
 
 def answer(pipe: Connection) -> int:
-    """The next number that the crowd says."""
+    """The next number that the crowd prints."""
     try:
         if pipe.poll(PATIENCE):
             return int(pipe.recv())

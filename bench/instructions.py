@@ -1,14 +1,14 @@
-"""Count the instructions of a request and of each hot path, and fail if they have grown.
+"""Count the instructions of a request and of each hot path, and fail if a count has grown.
 
     python -m bench.instructions [--only TEXT] [--limit FACTOR] [--against COMMIT] [--save] [--repeat]
     python -m bench.instructions --profile ROW
 
-What is counted is in ``bench/counted.py``, by valgrind's callgrind. The counts are compared with those that
-``bench/instructions.json`` has for this environment: the same build of Python, compiler, Cython, libc and valgrind. For
-any other environment it's the code of the last commit that is built, counted and compared with; growth that a change of
-``bench/instructions.json`` since that commit admits, is admitted there, too.
+valgrind's callgrind counts the work in ``bench/counted.py``. The counts are compared with the baseline in
+``bench/instructions.json`` for this environment: the same build of Python, compiler, Cython, libc and valgrind. Without
+a baseline for this environment, the code of the last commit is built, counted and compared with. Then growth is
+accepted as far as a change of ``bench/instructions.json`` since that commit accepts it for another environment.
 
-The exit status is 1 if something has grown, or if the rows aren't those of the baseline; 2 if nothing can be counted.
+The exit status is 1 if a count has grown or the rows aren't those of the baseline, and 2 if nothing can be counted.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from bench.counted import JOBS
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = ROOT / "bench" / "instructions.json"
 LIMIT = 1.03
-#: So exact two runs have to be.
+#: The largest ratio of two runs of the same code.
 REPEATABLE = 1.005
-# Where things happen to lie in memory decides what Python's caches hold. The least of so many layouts is taken.
+# The memory layout decides which of Python's caches hit. The least count of this many layouts is taken.
 LAYOUTS = 3
-# In seconds, many times what it takes.
+# In seconds, many times as long as needed.
 _TIMEOUT = 900
-# A line of callgrind_annotate's: a count, a share, and FILE:FUNCTION [OBJECT].
+# A line of callgrind_annotate's output: a count, a percentage, and FILE:FUNCTION [OBJECT].
 _ANNOTATED = re.compile(r"^ *([\d,]+) \([ \d.]+%\)  (?:.*:)?([^:/ ]+(?: \[clone.*?\])?)(?: \[(?:.*/)?(.+)\])?$")
 
 Counts = dict[str, float]
 
 
 class UncountableError(Exception):
-    """Nothing can be counted here, and why."""
+    """Nothing can be counted here; the text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What has become of a row. was, now: its counts, None if there is none."""
+    """How a row has changed. was, now: its counts, or None."""
 
     name: str
     was: float | None
     now: float | None
-    #: By what factor it may have grown.
+    #: The largest factor by which it may grow.
     limit: float
 
     @property
@@ -66,7 +66,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """ "grown", "shrunk", "new", "gone", or "" for what is as it was."""
+        """ "grown", "shrunk", "new", "gone", or "" for no change."""
         if self.was is None:
             return "new"
         if self.now is None:
@@ -84,14 +84,14 @@ class Finding:
 def compare(
     was: Mapping[str, float], now: Mapping[str, float], limit: float, admitted: Mapping[str, float] | None = None
 ) -> list[Finding]:
-    """Every row of either side. admitted: by what factors some may have grown besides."""
+    """Compare the rows of both sides. admitted: additional factors by which some rows may grow."""
     factors = admitted or {}
     names = [*now, *(name for name in was if name not in now)]
     return [Finding(name, was.get(name), now.get(name), limit * factors.get(name, 1.0)) for name in names]
 
 
 def admitted_growth(before: Mapping[str, Mapping[str, float]], now: Mapping[str, Mapping[str, float]]) -> Counts:
-    """By what factors rows have grown between two baselines, in that environment where they did so most."""
+    """The factors by which rows have grown between two baselines, each in the environment where it grew most."""
     factors: Counts = {}
     for environment in before.keys() & now.keys():
         for name in before[environment].keys() & now[environment].keys():
@@ -104,23 +104,23 @@ def admitted_growth(before: Mapping[str, Mapping[str, float]], now: Mapping[str,
 
 
 def _valgrind() -> str:
-    """Where it is; "" if there is none."""
+    """The path of valgrind, or "" if it is missing."""
     return shutil.which("valgrind") or ""
 
 
 def environment() -> str:
-    """Of what the counts depend besides our code. Raises UncountableError where there is no callgrind or no twin."""
+    """What the counts depend on besides our code. Raises UncountableError without callgrind or the compiled twin."""
     if not (_valgrind() and shutil.which("cc")):
         raise UncountableError("valgrind and a C compiler are needed: apt-get install valgrind gcc libc6-dev")
     if platform.python_implementation() != "CPython":
-        raise UncountableError("only CPython is counted: its instructions don't depend on what is compiled when")
+        raise UncountableError("only CPython can be counted: a just-in-time compiler makes counts random")
     found = importlib.util.find_spec("fastwsgi._speedups")
     if found is None or found.origin is None:
         raise UncountableError("the compiled twin isn't built: python setup.py build_ext --inplace")
     twin = Path(found.origin).read_bytes()
     cython = re.search(rb"_cython_(\d+(?:_\d+)*)", twin)
     compiler = re.search(rb"GCC: \([^)]*\) [\d.]+|clang version [\d.]+", twin)
-    has_avx2 = False  # of which libc makes use
+    has_avx2 = False  # libc chooses its functions by them
     with contextlib.suppress(OSError):
         has_avx2 = " avx2 " in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     parts = [
@@ -135,7 +135,7 @@ def environment() -> str:
 
 
 def run(*command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
-    """What a command prints. Raises UncountableError with what it complains about if it fails."""
+    """The output of a command. If it fails, raises UncountableError with its error output."""
     try:
         done = subprocess.run(
             command, cwd=cwd or ROOT, env=env, capture_output=True, text=True, timeout=_TIMEOUT, check=False
@@ -157,17 +157,17 @@ class Process:
 
     @property
     def packages(self) -> str:
-        """The directory of packages that the rows need, where the process doesn't look by itself; "" if none does."""
+        """The directory of packages that rows need and that isn't on the process's own path; "" if there is none."""
         found = [importlib.util.find_spec(package) for name in self.names for package in JOBS[name].packages]
         return next((str(Path(spec.origin).parents[1]) for spec in found if spec and spec.origin), "")
 
     def count(self, root: Path, library: Path, folder: Path) -> dict[str, list[float] | str]:
-        """Of each row the instructions of a call in each round, or why there are none.
+        """For each row, the instructions of a call in each round, or the reason why it has no counts.
 
-        root: the checkout that is counted; folder: for callgrind's files.
+        root: the checkout to count; folder: for callgrind's files.
         """
         folder.mkdir()
-        # Nothing else, for a server copies the process's variables into each environ.
+        # No other variables, because a server copies them into each environ.
         variables = {"PATH": os.defpath, "LC_ALL": "C.UTF-8", "LD_PRELOAD": str(library)}
         variables |= {"PYTHONHASHSEED": str(self.layout)}
         callgrind = [_valgrind(), "--tool=callgrind", "--instr-atstart=no", "--collect-atstart=no"]
@@ -186,7 +186,7 @@ class Process:
 
 
 def read_totals(text: str) -> tuple[str, int]:
-    """The name that dump() gave to one of callgrind's files, and the instructions in it."""
+    """Read the row's name, which dump() wrote, and the number of instructions from one of callgrind's files."""
     name = re.search(r"^desc: Trigger: Client Request: (.*)$", text, re.MULTILINE)
     total = re.search(r"^(?:summary|totals): (\d+)$", text, re.MULTILINE)
     if name is None or total is None:
@@ -196,7 +196,7 @@ def read_totals(text: str) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def library() -> Iterator[Path]:
-    """callgrind.c, compiled, in a directory that is there for a while."""
+    """Compile callgrind.c into a temporary directory."""
     with tempfile.TemporaryDirectory(prefix="instructions-") as name:
         compiled = Path(name) / "callgrind.so"
         run("cc", "-O1", "-shared", "-fPIC", "-o", compiled, ROOT / "bench" / "callgrind.c")
@@ -204,14 +204,14 @@ def library() -> Iterator[Path]:
 
 
 def left_out(names: Iterable[str]) -> dict[str, str]:
-    """The rows that can't be counted because a package isn't installed, and why."""
+    """The rows that can't be counted because a package isn't installed, with the reason."""
     needed = [(name, package) for name in names for package in JOBS[name].packages]
     return {name: f"{package} isn't installed" for name, package in needed if not importlib.util.find_spec(package)}
 
 
 def measure(names: Iterable[str], root: Path = ROOT, tolerant: bool = False) -> Counts:
     """The instructions of each row. tolerant: leave out those that can't be counted, instead of raising."""
-    run(sys.executable, "-m", "compileall", "-q", "fastwsgi", "bench", cwd=root)  # so that each run finds the same
+    run(sys.executable, "-m", "compileall", "-q", "fastwsgi", "bench", cwd=root)  # so that each run has the same files
     together: dict[tuple[str, int], list[str]] = {}
     for name in names:
         together.setdefault((JOBS[name].twin, JOBS[name].process), []).append(name)
@@ -235,7 +235,7 @@ def measure(names: Iterable[str], root: Path = ROOT, tolerant: bool = False) -> 
 
 
 def profile(name: str) -> None:
-    """Print the functions that a row spends its instructions in, without what they call."""
+    """Print the functions in which a row spends its instructions, without the functions that they call."""
     with library() as compiled:
         folder = compiled.parent / "0"
         rounds = Process(JOBS[name].twin, 0, (name,)).count(ROOT, compiled, folder)[name]
@@ -251,7 +251,7 @@ def profile(name: str) -> None:
         if found and "PROGRAM TOTALS" not in line:
             function = f"{found[2]}  {found[3] or ''}"
             functions[function] = functions.get(function, 0) + int(found[1].replace(",", ""))
-    # Those that were running when counting began are said to have run all of it.
+    # callgrind assigns all instructions to functions that were running when counting began; leave those out.
     ordered = sorted(((count, function) for function, count in functions.items() if count < total), reverse=True)
     for count, function in ordered[:30]:
         print(f"{count / total:6.1%} {count / total * min(rounds):10,.0f}  {function}")
@@ -261,12 +261,12 @@ def profile(name: str) -> None:
 
 
 def reference() -> str:
-    """The commit before what is checked out: HEAD, if what is checked out is changed."""
+    """The commit to compare with: HEAD if the checkout has changes, otherwise the one before it."""
     return "HEAD" if run("git", "status", "--porcelain", "--", "fastwsgi", "setup.py").strip() else "HEAD^"
 
 
 def baselines(commit: str) -> dict[str, Counts]:
-    """The committed counts, by environment; none before there were any."""
+    """The committed counts, by environment; empty for a commit without them."""
     path = BASELINE.relative_to(ROOT).as_posix()
     if not run("git", "ls-tree", "--name-only", commit, "--", path).strip():
         return {}
@@ -274,13 +274,13 @@ def baselines(commit: str) -> dict[str, Counts]:
 
 
 def measure_commit(commit: str, names: Iterable[str]) -> Counts:
-    """The instructions of each row with the package as it was in a commit; without those that it doesn't have."""
+    """The instructions of each row with the package of a commit, without rows that it can't run."""
     with tempfile.TemporaryDirectory(prefix="instructions-") as folder:
         root = Path(folder) / "checkout"
         root.mkdir()
         run("git", "archive", "--format=tar", "-o", Path(folder) / "checkout.tar", commit)
         shutil.unpack_archive(Path(folder) / "checkout.tar", root)
-        for counting in ("bench", "fastwsgi/bench"):  # what counts is the same, what is counted isn't
+        for counting in ("bench", "fastwsgi/bench"):  # today's benchmark counts the old package
             shutil.rmtree(root / counting, ignore_errors=True)
             shutil.copytree(ROOT / counting, root / counting, ignore=shutil.ignore_patterns("__pycache__"))
         built = {**os.environ, "FASTWSGI_REQUIRE_SPEEDUPS": "1", "FASTWSGI_PURE": ""}
@@ -289,7 +289,7 @@ def measure_commit(commit: str, names: Iterable[str]) -> Counts:
 
 
 def save(path: Path, key: str, counts: Counts, is_whole: bool) -> None:
-    """Write an environment's counts. is_whole: whether they are all rows; if not, the others of JOBS stay."""
+    """Write an environment's counts. is_whole: whether they have all rows; if not, the other rows of JOBS stay."""
     known: dict[str, Counts] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rows = counts if is_whole else {**known.get(key, {}), **counts}
     known[key] = {name: rows[name] for name in JOBS if name in rows}
@@ -297,13 +297,13 @@ def save(path: Path, key: str, counts: Counts, is_whole: bool) -> None:
 
 
 def check(counts: Counts, key: str, known: Mapping[str, Counts], options: argparse.Namespace) -> list[Finding]:
-    """Compare with the baseline, or with a commit. Raises UncountableError if there is none."""
+    """Compare with the baseline or with a commit. Raises UncountableError if there is neither."""
     if key in known and not options.against:
         out = left_out(name for name in known[key] if name in JOBS)
         was = {name: count for name, count in known[key].items() if options.only in name and name not in out}
         return compare(was, counts, options.limit)
     if key not in known:
-        print(f"{BASELINE.name} has no counts for this environment: an earlier commit's are counted now.")
+        print(f"{BASELINE.name} has no counts for this environment: counting an earlier commit instead.")
     commit = options.against or reference()
     was = measure_commit(commit, counts)
     if not was:
@@ -317,7 +317,7 @@ def check(counts: Counts, key: str, known: Mapping[str, Counts], options: argpar
 
 
 def report(findings: Sequence[Finding]) -> int:
-    """Print what was found; the exit status."""
+    """Print the findings; return the exit status."""
     print(f"{'instructions a call':<40}{'was':>12}{'now':>12}")
     for finding in findings:
         print(finding)
@@ -326,14 +326,14 @@ def report(findings: Sequence[Finding]) -> int:
         print("\nNot as it was:")
         for finding in failures:
             print(finding)
-        print("If that is meant to be: python -m bench.instructions --save, and commit it with what made it so.")
+        print("If this is intended, run python -m bench.instructions --save, and commit the result with the change.")
     elif any(finding.verdict == "shrunk" for finding in findings):
         print("\nThere is less to do: hold on to it with python -m bench.instructions --save.")
     return 1 if failures else 0
 
 
 def repeat(counts: Counts) -> int:
-    """Count all once more, and print how much the two runs differ; the exit status."""
+    """Count all rows a second time, and print the difference; return the exit status."""
     findings = compare(counts, measure(counts), REPEATABLE)
     for finding in findings:
         print(finding)
@@ -344,11 +344,11 @@ def repeat(counts: Counts) -> int:
 
 def main(arguments: Sequence[str] | None = None, baseline: Path = BASELINE) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name holds this text")
+    parser.add_argument("--only", default="", metavar="TEXT", help="count only rows whose name contains this text")
     parser.add_argument("--limit", type=float, default=LIMIT, help=f"by what factor a row may grow ({LIMIT})")
-    parser.add_argument("--against", metavar="COMMIT", help="compare with this commit, and not with the baseline")
+    parser.add_argument("--against", metavar="COMMIT", help="compare with this commit instead of the baseline")
     parser.add_argument("--save", action="store_true", help=f"write the counts to {BASELINE.name}")
-    parser.add_argument("--repeat", action="store_true", help="count twice, and print how much that differs")
+    parser.add_argument("--repeat", action="store_true", help="count twice, and print the difference")
     parser.add_argument("--profile", metavar="ROW", choices=list(JOBS), help="print the functions that a row runs")
     options = parser.parse_args(arguments)
     names = [name for name in JOBS if options.only in name]

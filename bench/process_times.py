@@ -10,7 +10,7 @@ TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_times(pid: int) -> tuple[float, float]:
-    """The user and the system seconds of a process and its children, in steps of a hundredth."""
+    """The user and system CPU seconds of a process and its children, in steps of 0.01 s."""
     values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     user, system = int(values[11]) / TICKS_A_SECOND, int(values[12]) / TICKS_A_SECOND
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():

@@ -1,11 +1,11 @@
-"""What production adds to a request: access logs, proxies, silenced logs; as ratios of instructions or of CPU time.
+"""Measure the cost of access logs, proxies and silenced logs for a request, in instructions or CPU time.
 
     python -m bench.production [--saved]
     python -m bench.production --times [--seconds N] [--rounds N]
 
-The first counts rows of ``bench.instructions`` and prints their ratios. With --saved it reads the counts that
-``bench/instructions.json`` has for this environment. The second starts a ``python -m fastwsgi`` for each case, loads
-them in turn, and prints the CPU time that each takes for a request.
+The first command counts rows of ``bench.instructions`` and prints their ratios. With --saved it uses the counts for
+this environment in ``bench/instructions.json``. The second command starts ``python -m fastwsgi`` for each case, loads
+the servers in turn, and prints the CPU time of a request for each.
 
 The exit status is 1 if a target is missed or a request fails; 2 if nothing can be counted.
 """
@@ -35,13 +35,13 @@ from fastwsgi.bench.workloads import HELLO, Workload
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio of two rows, or a row by itself."""
+    """A ratio of two rows, or a single row."""
 
     title: str
     row: str
-    #: What the row is divided by; "" for nothing.
+    #: The row to divide by; "" for none.
     base: str = ""
-    #: None: it is only shown.
+    #: None: there is no target, and the value is only shown.
     at_most: float | None = None
 
     def value(self, counts: Mapping[str, float]) -> float:
@@ -73,7 +73,7 @@ GOALS = [
 
 
 def rows() -> list[str]:
-    """The rows that the goals are about, each once."""
+    """The rows that the goals need, each once."""
     return list(dict.fromkeys(name for goal in GOALS for name in (goal.row, goal.base) if name))
 
 
@@ -88,7 +88,7 @@ def saved_counts(path: Path = BASELINE) -> Counts:
 
 
 def show_goals(counts: Mapping[str, float]) -> int:
-    """Print the goals as a table; the exit status."""
+    """Print the goals as a table; return the exit status."""
     head = ["instructions a request", "row", "base", "value", "target", ""]
     print(table(head, [goal.cells(counts) for goal in GOALS]))
     return 1 if any(goal.verdict(counts) == "MISSED" for goal in GOALS) else 0
@@ -99,7 +99,7 @@ def show_goals(counts: Mapping[str, float]) -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """A way to run ``python -m fastwsgi``, and what it is asked."""
+    """A way to run ``python -m fastwsgi``, and the request to it."""
 
     workload: Workload
     flags: tuple[str, ...] = ()
@@ -125,8 +125,8 @@ CASES = {
 
 @contextlib.contextmanager
 def serving(case: Case, log: Path) -> Generator[Running, None, None]:
-    """The case's server, while it serves."""
-    from bench.process_times import cpu_seconds  # which is for Linux
+    """Run the server of a case."""
+    from bench.process_times import cpu_seconds  # only on Linux
 
     port = free_port()
     flags = [f"--bind=127.0.0.1:{port}", *case.flags]
@@ -138,7 +138,7 @@ def serving(case: Case, log: Path) -> Generator[Running, None, None]:
 
 
 def measure_times(cases: Mapping[str, Case], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """The microseconds of CPU time a request, in each round; raises FailureError if a request or a log line fails."""
+    """Microseconds of CPU time for a request, in each round. Raises FailureError for a failed request or log line."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     asked = dict.fromkeys(cases, 0)
     with tempfile.TemporaryDirectory() as folder:
@@ -165,12 +165,12 @@ def count_lines(path: Path) -> int:
 
 
 def ratio(times: Mapping[str, Sequence[float]], name: str, base: str) -> Spread:
-    """How many times as much one case takes as another, in the same round."""
+    """The ratio of two cases in the same round."""
     return spread(own / other for own, other in zip(times[name], times[base], strict=True))
 
 
 def show_times(cases: Mapping[str, Case], times: Mapping[str, Sequence[float]]) -> str:
-    """A line for each case: medians, and in brackets the least and the most."""
+    """Print a line for each case: the median, and in brackets the least and the largest value."""
     lines = []
     for name, case in cases.items():
         compared = [str(ratio(times, name, case.base)), case.base] if case.base else ["", ""]

@@ -1,4 +1,4 @@
-"""Put the latest committed runs into README.md: their tables, and the chart that it shows.
+"""Put the tables and the chart of the latest committed runs into README.md.
 
     python -m bench.readme
 
@@ -74,7 +74,7 @@ BLOCKS = {"hot_paths": hot_paths_block, "servers": servers_block}
 
 
 def with_blocks(text: str) -> str:
-    """A README with the blocks between its marks made anew."""
+    """Replace the blocks between the marks in a README."""
     for name, make in BLOCKS.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         block = make(read_report(RESULTS / f"{name}.json"))

@@ -1,15 +1,15 @@
-"""Measure how each cost that grows with its input grows: log-log slopes, each of which may be 1.1 at most.
+"""Measure how costs grow with the size of the input: log-log slopes, which must not exceed 1.1.
 
     python -m bench.scaling [--only TEXT] [--rounds N] [--parts] [--json FILE]
 
-Each row is some work on inputs of four sizes, on both twins, in interleaved rounds; its CPU time counts, the least at
-each size. Printed are the slope of a line through all sizes, and the slope from the last but one to the last, where a
-square shows that a constant hides at first. Work without sockets is done in this process. What a server does is
-measured in a process of its own, by what that process says it has used.
+Each row is some work on inputs of four sizes, on both twins, in interleaved rounds. The least CPU time at each size
+counts. The program prints two slopes: that of a line through all sizes, and that from the last size but one to the
+last, which shows a quadratic cost that a constant hides at small sizes. Work without sockets runs in this process. A
+server runs in a separate process, which reports its own CPU time.
 
-The exit status is 1 if a slope is over its limit (the second of them may be 1.3). One that the rounds don't agree on
-is measured again when all others were, and then said to be too noisy; if there is nothing worse, the exit status is 2.
-A wrong answer ends the run.
+The exit status is 1 if a slope exceeds its limit (1.3 for the second slope). A row whose rounds disagree is measured
+again at the end. If they still disagree, it is reported as too noisy, and the exit status is 2 unless it is 1. A wrong
+answer ends the run.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from bench.slopes import LIMIT, Finding, judge, least
 from fastwsgi.bench.machine import as_lines, describe_machine
 
 TWINS = ("pure", "compiled")
-# A measurement of shorter work is of many calls.
+# Shorter work is called many times in one measurement.
 _SHORTEST = 0.0005
 _MOST_CALLS = 1000
-# How often a slope is measured that turns out too noisy.
+# How often a slope that is too noisy is measured again.
 _TRIES = 3
 
 
@@ -56,7 +56,7 @@ class Row:
 
 
 def seconds(work: Callable[[], object], calls: int) -> float:
-    """The CPU time of a call, with no garbage collection in it."""
+    """The CPU time of a call, without garbage collection."""
     gc.collect(0)
     gc.disable()
     try:
@@ -69,7 +69,7 @@ def seconds(work: Callable[[], object], calls: int) -> float:
 
 
 def measured_parts(cost: scaling_parts.Cost, twin: scaling_parts.Twin) -> Callable[[], list[float]]:
-    """What measures a round of a cost without sockets."""
+    """Return a function that measures a round of a cost without sockets."""
     works = []
     for size in cost.sizes:
         work = cost.prepare(twin, size)
@@ -82,11 +82,11 @@ class Job:
     """The rows of one cost, on all twins."""
 
     rows: list[Row]
-    #: Gives what measures a round of each row.
+    #: Makes the functions that measure a round of each row.
     measuring: Callable[[], contextlib.AbstractContextManager[list[Callable[[], list[float]]]]]
 
     def measure(self, rounds: int) -> None:
-        """Add rounds to the rows whose verdict another try might change: all of them at first."""
+        """Add rounds to the rows whose verdict may change by them: at first all rows."""
         with self.measuring() as measurers:
             chosen = [(row, each) for row, each in zip(self.rows, measurers, strict=True) if may_change(row)]
             for _ in range(rounds):
@@ -95,7 +95,7 @@ class Job:
 
 
 def may_change(row: Row) -> bool:
-    """Whether the row wasn't measured yet, is too noisy, or over the limit by what may be noise."""
+    """Whether the row hasn't been measured, is too noisy, or exceeds the limit so little that it may be noise."""
     if not row.rounds:
         return True
     found = row.finding()
@@ -114,7 +114,7 @@ def print_row(row: Row) -> None:
 
 
 def jobs(only: str, without_servers: bool) -> Iterator[Job]:
-    """What is to be measured, in order."""
+    """The jobs to measure, in order."""
     parts = {name: cost for name, cost in scaling_parts.COSTS.items() if only in name.lower()}
     twins = [scaling_parts.Twin(name) for name in TWINS] if parts else []
     for name, cost in parts.items():
@@ -149,13 +149,13 @@ def as_json(rows: list[Row]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scaling", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name has this text")
+    parser.add_argument("--only", default="", metavar="TEXT", help="measure only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="rounds, at least 2 (default: 2)")
-    parser.add_argument("--parts", action="store_true", help="only what needs no server in a process of its own")
-    parser.add_argument("--json", metavar="FILE", help="write everything there, too")
+    parser.add_argument("--parts", action="store_true", help="measure only the work that needs no server process")
+    parser.add_argument("--json", metavar="FILE", help="write every measurement to this file too")
     options = parser.parse_args()
     if options.rounds < 2:
-        parser.error("two rounds at least, or nobody could say how noisy they are")
+        parser.error("at least two rounds are needed to judge the noise")
     print(as_lines(describe_machine()))
     print(f"{'cost':<72} {'twin':<8} {'largest n':>9} {'us at it':>10} {'slope':>6} {'tail':>6} {'spread':>6}")
     done = []
@@ -167,7 +167,7 @@ def main() -> int:
     rows = [row for job in done for row in job.rows]
     if not rows:
         parser.error(f"no row has {options.only!r} in its name")
-    for _ in range(_TRIES - 1):  # later, when what has disturbed them may be over
+    for _ in range(_TRIES - 1):  # at the end, when a disturbance may be over
         again = [job for job in done if any(map(may_change, job.rows))]
         if again:
             print("again:")

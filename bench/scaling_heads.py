@@ -18,7 +18,7 @@ def different(n: int) -> bytes:
 
 
 def one_octet_fields(n: int) -> bytes:
-    """So many octets of the shortest fields there are, of all the names that are different in any case."""
+    """Octets of the shortest possible fields, with all names that differ apart from case."""
     names = b"!#$%&'*+-.^`|~0123456789abcdefghijklmnopqrstuvwxyz"
     return b"".join(b"%c:\r\n" % names[i % len(names)] for i in range(n // 4))
 
@@ -76,7 +76,7 @@ for _shape, _make in {
 
 
 def refused(twin: Twin, work: Work) -> Work:
-    """The same work, which ends in a refusal."""
+    """The same work on input that is refused."""
     bad_request = twin["_http.grammar"].BadRequest
 
     def refuse() -> None:
@@ -90,7 +90,7 @@ def refused(twin: Twin, work: Work) -> Work:
 
 
 def refusal_costs(shape: str, make: Callable[[int], bytes]) -> None:
-    """Of a head that breaks the grammar, or contradicts itself."""
+    """The costs of a head that violates the grammar or contradicts itself."""
 
     @cost(f"refusal: {shape}", SECTION)
     def prepare(twin: Twin, n: int) -> Work:
@@ -228,7 +228,7 @@ def nothing(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
 
 
 class Served:
-    """A service that has connections by hand, without its loop and its lane."""
+    """A service whose connections the benchmark makes and drives, without its loop and its lane."""
 
     def __init__(self, twin: Twin) -> None:
         limits = {"max_fields": 10_000, "max_request_line": 1 << 20, "max_field_section": 1 << 20}
@@ -252,7 +252,7 @@ class Served:
 
 
 class Fed:
-    """A connection that is given octets by hand, and whose answers are read away."""
+    """A connection that gets octets from the benchmark, which reads and drops its answers."""
 
     def __init__(self, connection: Any, client: socket.socket) -> None:
         self.connection = connection
@@ -267,7 +267,7 @@ class Fed:
         self._client.close()
 
     def answers(self) -> int:
-        """How many answers there are; the connection goes on with what waited for room."""
+        """Read the answers and return their number; the connection continues when its output has room."""
         received = bytearray()
         while True:
             try:

@@ -1,6 +1,6 @@
-"""What grows with its input in a process without sockets: for bench/scaling.py. Heads are in scaling_heads.py.
+"""The costs of work without sockets that grow with its input: for bench/scaling.py. Heads are in scaling_heads.py.
 
-Each row of ``COSTS`` prepares work of some size on one twin, and the work is what is measured.
+Each row of ``COSTS`` prepares work of some size on one twin. Only the work itself is measured.
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ class Twin:
 
 
 def fill_memory(headers_class: Any) -> None:
-    """Have the pure twin remember as many fields as it does, so that no small input is a known one."""
+    """Fill the pure twin's table of remembered fields, so that a small input isn't found in it."""
     bytes(headers_class([(f"X-Known-{i}", f"known value {i}") for i in range(1000)]))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Work on an input of each of some sizes, which are counted in whatever grows."""
+    """Work on inputs of several sizes; the unit of a size is what grows."""
 
     sizes: tuple[int, ...]
-    #: Makes the input, and returns what is measured; wrong results raise.
+    #: Makes the input, and returns the work to measure, which raises if its result is wrong.
     prepare: Callable[[Twin, int], Work]
     limit: float = LIMIT
 
 
 COSTS: dict[str, Cost] = {}
 
-MANY = (156, 625, 2500, 10_000)  # up to the largest limit there may be for fields
+MANY = (156, 625, 2500, 10_000)  # up to the largest allowed limit of fields
 SECTION = (1 << 10, 1 << 12, 1 << 14, 1 << 16)  # octets, up to the usual limit of a field section
 BODY = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
-COPIED = (1 << 20, 1 << 22, 1 << 24)  # all of them more than the inner caches hold
-HELD = (50, 200, 800, 3200)  # all of them less
+COPIED = (1 << 20, 1 << 22, 1 << 24)  # all larger than the inner caches
+HELD = (50, 200, 800, 3200)  # all smaller
 
 LINE = b"GET / HTTP/1.1\r\n"
 HOST = b"Host: h\r\n"
@@ -119,7 +119,7 @@ def body_costs(shape: str, sizes: tuple[int, ...], make: Callable[[int], bytes])
 
         def work() -> None:
             body, buffer = body_class(None, settings), bytearray()
-            for i in range(0, len(data), 1 << 16):  # as much as is received at a time
+            for i in range(0, len(data), 1 << 16):  # the size of one receive()
                 buffer += data[i : i + (1 << 16)]
                 done = body.take(buffer)
             check(done)
@@ -247,7 +247,7 @@ def _add_header(twin: Twin, n: int) -> Work:
 
 
 class Sink:
-    """A stream that counts what it's given: what it costs to keep that, is no part of an answer's costs."""
+    """A stream that only counts octets, because storing them isn't part of an answer's cost."""
 
     size = 0
 
@@ -260,7 +260,7 @@ class Sink:
 
 
 def answer_costs(shape: str, sizes: tuple[int, ...], make: Callable[[int], tuple[Any, Any]]) -> None:
-    """make: gives the fields of an answer, besides Content-Type, and what makes its blocks."""
+    """The costs of answers. make: returns the fields besides Content-Type, and a function that makes the blocks."""
     for is_validated in (False, True):
 
         @cost(f"SimpleHandler.run{', validated' if is_validated else ''}: {shape}", sizes)
@@ -290,7 +290,7 @@ answer_costs("a block of n octets", COPIED, lambda n: ([], lambda block=bytes(n)
 
 
 class TakesSome(io.BytesIO):
-    """A stream that takes 512 octets at a time."""
+    """A stream that accepts 512 octets at a time."""
 
     def write(self, data: Any) -> int:
         return super().write(data[:512])

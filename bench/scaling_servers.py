@@ -1,7 +1,7 @@
-"""What grows with its input in a server: for bench/scaling.py. Its CPU time is what its process says it has used.
+"""The costs of a server that grow with the input: for bench/scaling.py. The server reports its own CPU time.
 
-Run as a program, this is that server: ``fastwsgi.serve()`` without its command line, and with an application that has
-a path for each kind of answer.
+Run as a program, this module is that server: ``fastwsgi.serve()`` without its command line, and with an application
+that has a path for each kind of answer.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from bench.slopes import LIMIT
 CONNECTIONS = (125, 500, 2000, 8000)
 LARGE = (1 << 13, 1 << 15, 1 << 17, 1 << 19)
 _TIMEOUT = 30.0
-# What a process needs besides its connections.
+# Descriptors that a process needs besides its connections.
 _SPARE_DESCRIPTORS = 100
 
-# Limits as high as they may be set, and no time limit that a busy machine could reach.
+# The highest allowed limits, and timeouts that even a busy machine doesn't reach.
 OPTIONS: dict[str, Any] = {
     "max_fields": 10_000, "max_field_section": 1 << 24, "max_request_line": 1 << 20, "max_body_in_memory": 1 << 30,
     "head_timeout": 600.0, "keep_alive_timeout": 600.0, "progress_timeout": 600.0,
@@ -43,7 +43,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def serve(options: dict[str, Any]) -> None:
-    """Serve until SIGTERM; then print the CPU seconds that stopping has taken."""
+    """Serve until SIGTERM; then print the CPU seconds that stopping took."""
     from fastwsgi._events import connection
     from fastwsgi._service.options import Options
     from fastwsgi._service.run import listen
@@ -52,9 +52,9 @@ def serve(options: dict[str, Any]) -> None:
 
     fill_memory(Headers)
     if options.pop("octet by octet", False):
-        connection._RECEIVE = 1  # each octet by itself, however many have come
+        connection._RECEIVE = 1  # octet by octet, even if more have arrived
     settings = Options(bind=("127.0.0.1:0",), **options)
-    block = cache(bytes)  # what memory costs an application, isn't the server's
+    block = cache(bytes)  # the application's memory isn't the server's cost
     listeners = listen(settings)
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -106,8 +106,8 @@ class Client:
         self.sock.close()
 
     def ask(self, data: bytes, answers: int = 1) -> int:
-        """Send requests, and read so many answers; return the size of the last body. Raises SystemExit."""
-        # Beside the reading: who sends much before it reads anything, may wait for a server that waits for it.
+        """Send requests and read their answers; return the size of the last body. Raises SystemExit."""
+        # Send in another thread: a client that doesn't read while it sends may deadlock with a server that waits too.
         sending = threading.Thread(target=self.sock.sendall, args=(data,), daemon=True)
         sending.start()
         for _ in range(answers):
@@ -123,7 +123,7 @@ class Client:
         return self._file.read(self._head())
 
     def _head(self) -> int:
-        """The length of the body that follows; -1: it's chunked."""
+        """Read a head; return the length of its body, or -1 for a chunked one."""
         status = self._file.readline()
         if not status.startswith(b"HTTP/1.1 200 "):
             raise SystemExit(f"a wrong answer: {status!r}")
@@ -151,7 +151,7 @@ class Client:
 
 
 class Server:
-    """A server in a process of its own."""
+    """A server in a separate process."""
 
     def __init__(self, twin: str, options: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
@@ -163,7 +163,7 @@ class Server:
         )
         self.port = int(self._output() or 0)
         self._control = self.connect()
-        self._state()  # now, while it has time for its first request
+        self._state()  # now, so that its first request isn't measured
 
     def _output(self) -> str:
         assert self._process.stdout is not None
@@ -173,7 +173,7 @@ class Server:
         return Client(self.port)
 
     def cost_of(self, do: Callable[[], object]) -> float:
-        """The CPU seconds that something takes of it, and the asking for them."""
+        """The CPU seconds that the server uses for some work, including the request for its CPU time."""
         before, _ = self._state()
         do()
         return self._state()[0] - before
@@ -183,7 +183,7 @@ class Server:
         return int(nanoseconds) / 1e9, int(connections) - 1
 
     def wait_for_connections(self, count: int) -> None:
-        """Wait until there are so many, besides the one to ask by."""
+        """Wait until the server has this many connections besides the one for questions."""
         end = time.monotonic() + _TIMEOUT
         while self._state()[1] != count:
             if time.monotonic() > end:
@@ -192,7 +192,7 @@ class Server:
 
     @contextlib.contextmanager
     def crowd(self, count: int) -> Iterator[list[socket.socket]]:
-        """So many connections that send nothing."""
+        """Open connections that send nothing."""
         socks: list[socket.socket] = []
         try:
             for _ in range(count):
@@ -203,7 +203,7 @@ class Server:
                 sock.close()
 
     def stop(self) -> float:
-        """Stop it, and return the CPU seconds that took it."""
+        """Stop the server, and return the CPU seconds that it took."""
         self._control.close()
         self._process.terminate()
         taken = float(self._output() or "nan")
@@ -222,14 +222,14 @@ class Server:
 
 @dataclass(frozen=True)
 class Cost:
-    """Something that is done with a server, in several sizes."""
+    """Work with a server, in several sizes."""
 
     sizes: tuple[int, ...]
-    #: Does it, and returns the server's CPU seconds.
+    #: Does the work, and returns the server's CPU seconds.
     measure: Callable[[Server, int], float]
     options: dict[str, Any] = field(default_factory=dict)
     limit: float = LIMIT
-    #: Whether it takes a new server each time.
+    #: Whether each measurement needs a new server.
     ends_server: bool = False
 
 
@@ -238,7 +238,7 @@ COSTS: dict[str, Cost] = {}
 
 @contextlib.contextmanager
 def measuring(cost: Cost, twins: Sequence[str]) -> Iterator[list[Callable[[], list[float]]]]:
-    """What measures a round, for each twin."""
+    """The functions that measure a round, one for each twin."""
     with contextlib.ExitStack() as stack:
 
         def server_for(twin: str, stack: contextlib.ExitStack) -> Server:
@@ -264,7 +264,7 @@ def measuring(cost: Cost, twins: Sequence[str]) -> Iterator[list[Callable[[], li
 
 
 def connections_within_limits() -> tuple[int, ...]:
-    """As many connections as this process may have, a fourth of them, and so on."""
+    """Four sizes: as many connections as this process may have, a fourth of that, and so on."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -281,11 +281,11 @@ def connections_within_limits() -> tuple[int, ...]:
 def asking(
     name: str, sizes: tuple[int, ...], make: Callable[[int], bytes], body: int | None = 2, **options: Any
 ) -> None:
-    """A row of one request, which is answered with a body of so many octets; None: as many as its size."""
+    """A row with one request. octets: the size of the answer's body; None: the size of the input."""
 
     def measure(server: Server, n: int) -> float:
         data = make(n)
-        # Several requests of those that are soon answered, each at a time.
+        # Several requests, one after the other, if they are answered quickly.
         count = max(1, min(20, (1 << 16) // len(data)))
         client = server.connect()
 
@@ -307,7 +307,7 @@ def get(target: str, fields: bytes = b"") -> bytes:
 
 
 def post(how: str, body: bytes, is_chunked: bool = False) -> bytes:
-    """An upload that is read in some way."""
+    """A row with an upload, which the application reads in a given way."""
     length = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: %d" % len(body)
     return b"POST /read?" + how.encode() + b" HTTP/1.1\r\nHost: h\r\n" + length + b"\r\n\r\n" + body
 
@@ -373,7 +373,7 @@ def measure_accepting(server: Server, n: int) -> float:
 
 
 def measure_leaving(server: Server, n: int) -> float:
-    """Of clients who close their connections."""
+    """The cost of clients that close their connections."""
     with server.crowd(n) as socks:
         server.wait_for_connections(n)
 
@@ -396,7 +396,7 @@ def measure_among_idle(server: Server, n: int) -> float:
 
 
 def measure_expiring(server: Server, n: int) -> float:
-    """Of silent clients, from the first that comes to the last whose time is over."""
+    """The cost of silent clients, from the first connect to the last timeout."""
     with contextlib.ExitStack() as stack:
 
         def expire() -> None:
@@ -414,7 +414,7 @@ def measure_stopping(server: Server, n: int) -> float:
 
 
 _CONNECTIONS = connections_within_limits()
-# Without the fast lane: how much of them that takes, depends on where what is received happens to end.
+# Without the fast lane, because its share depends on where each receive() happens to end.
 COSTS["server: n pipelined requests"] = Cost((500, 1500, 4500), measure_pipelined, {"fast_lane": False})
 COSTS["server: n connections, accepted"] = Cost(_CONNECTIONS, measure_accepting)
 COSTS["server: n connections, closed by their clients"] = Cost(_CONNECTIONS, measure_leaving)

@@ -1,9 +1,9 @@
-"""The servers that are compared, each started as its documentation tells, and the applications they serve.
+"""Start the compared servers, each as its documentation recommends, with the applications that they serve.
 
     BENCH_APP=hello python -m bench.server_scripts SERVER PORT
 
-is how those are started that have no command of their own. The others look for the application in this module.
-BENCH_FILE is what the application "file" answers with.
+starts a server that has no command line. The other servers import the application from this module. BENCH_FILE is the
+file that the application "file" sends.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ application = find_app(os.environ.get("BENCH_APP", "hello"))
 
 
 def fastwsgi_as(implementation: str) -> Any:
-    """The package, running as "compiled" or "pure"."""
+    """Start the package with the "compiled" or "pure" implementation."""
     package = importlib.import_module("fastwsgi")
     if package.implementation != implementation:
         raise SystemExit(f"fastwsgi isn't {implementation} here")
@@ -66,7 +66,7 @@ def fastpysgi(port: int, app: App) -> None:
 
 
 def waitress(port: int, app: App) -> None:
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a warning for each request that waits
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it logs a warning for each request that waits
     importlib.import_module("waitress").serve(app, host="127.0.0.1", port=port, threads=4)
 
 
@@ -80,11 +80,11 @@ def gevent(port: int, app: App) -> None:
 
 
 def werkzeug(port: int, app: App) -> None:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request, coloured
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs a coloured line for each request
     importlib.import_module("werkzeug.serving").run_simple("127.0.0.1", port, app, threaded=True)
 
 
-#: Those that are started by a function of this module.
+#: The servers that a function of this module starts.
 FUNCTIONS: dict[str, Callable[[int, App], None]] = {
     "fastwsgi": partial(fastwsgi, "compiled"),
     "fastwsgi-pure": partial(fastwsgi, "pure"),
@@ -107,7 +107,7 @@ FUNCTIONS: dict[str, Callable[[int, App], None]] = {
 
 APPLICATION = "bench.server_scripts:application"
 GUNICORN = "gunicorn --bind 127.0.0.1:{port} --log-level error --no-control-socket -k"
-#: Those that are started by a command; {scratch} is a directory for them.
+#: The servers that a command starts; {scratch} is a directory for them.
 COMMANDS = {
     "granian": f"granian --interface wsgi --port {{port}} --workers 1 --blocking-threads 1 --no-log {APPLICATION}",
     "uwsgi": f"uwsgi --http11-socket 127.0.0.1:{{port}} --die-on-term --disable-logging --module {APPLICATION}",
@@ -126,14 +126,14 @@ http {{
 
 
 def command(name: str, port: int, app: str, scratch: Path) -> tuple[list[str], dict[str, str]]:
-    """How a server is started, and with which environment variables."""
+    """The command that starts a server, and its environment variables."""
     variables = {"BENCH_APP": app, "BENCH_FILE": str(scratch / "file"), "FASTWSGI_PURE": "1" if "pure" in name else ""}
     if name in FUNCTIONS:
         return [sys.executable, "-m", "bench.server_scripts", name, str(port)], variables
     if name == "nginx":
         (scratch / f"nginx-{port}.conf").write_text(NGINX.format(port=port, scratch=scratch), encoding="ascii")
     program, *arguments = COMMANDS[name].format(port=port, scratch=scratch).split()
-    beside = Path(sys.executable).parent / program  # of this environment, if it has it
+    beside = Path(sys.executable).parent / program  # the program of this environment, if it exists
     return [str(beside) if beside.exists() else program, *arguments], variables
 
 

@@ -1,12 +1,12 @@
-"""Compare the server with others and with wsgiref's: one process and one core each, loaded by wrk on another.
+"""Compare the server with other servers: one process on one core each, with load by wrk on another core.
 
     python -m bench.servers [--seconds N] [--rounds N] [--only NAME ...] [--workload NAME ...] [--unpinned]
                             [--json FILE] [--plot FILE]
 
-For each workload all servers are started and then loaded in turn, a round at a time. Printed are medians over the
-rounds and, in brackets, the smallest and the largest value. Ratios say how many times better than the best of the
-servers that the table names, in the same round. A request that fails, or an answer that isn't the right one, makes
-the exit status 1. README.md in this directory says how to install what is needed, and what the numbers don't say.
+For each workload all servers are started and then loaded in turn, a round at a time. The program prints the median of
+the rounds and, in brackets, the smallest and the largest value. A ratio compares with the best of the servers that the
+table names, in the same round. The exit status is 1 if a request fails or an answer is wrong. README.md in this
+directory tells how to install the required programs, and what the numbers don't show.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ USER, SYSTEM, RATE, P99, STALLED = "user CPU", "system CPU", "requests/s", "p99"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A workload, and who is asked."""
+    """A workload, and the servers to measure."""
 
     workload: Workload
     servers: tuple[str, ...] = USUAL
     against: tuple[str, ...] = NATIVE
-    left_out: dict[str, str] = field(default_factory=dict)  # servers, and why
-    idle: int = 0  # connections that are held to each server
-    has_latencies: bool = False  # whether they are found out; it takes wrk some seconds more
+    left_out: dict[str, str] = field(default_factory=dict)  # servers that are left out, and why
+    idle: int = 0  # how many idle connections each server has
+    has_latencies: bool = False  # whether to measure latencies, which takes wrk some seconds more
 
 
 NO_FLOOR = {"floor": "it only answers hello, on connections that are kept alive"}
-WAITS = "a connection that asks nothing keeps it from all others"
+WAITS = "a silent connection blocks all others"
 COMPARISONS = {
     "plain": Comparison(
         Workload("a head of one field, 13 bytes back", "hello", b"Hello, world!", is_plain=True)
@@ -66,7 +66,7 @@ COMPARISONS = {
                  varies=COOKIE),
     ),
     "connections": Comparison(
-        CONNECTIONS, left_out={**NO_FLOOR, "gevent": "wrk takes the way it closes connections for an error"}
+        CONNECTIONS, left_out={**NO_FLOOR, "gevent": "wrk counts the way it closes connections as an error"}
     ),
     "idle": Comparison(
         Workload("hello, with 1 000 idle connections alongside", "hello", b"Hello, world!"), idle=1000,
@@ -78,7 +78,7 @@ COMPARISONS = {
     "stream": Comparison(
         Workload("100 blocks of 100 bytes back, no Content-Length", "stream", b"x" * 10_000),
         left_out={**NO_FLOOR, **dict.fromkeys(
-            ("wsgiref", "werkzeug", "uwsgi"), "wrk takes a body that ends with its connection for an error")},
+            ("wsgiref", "werkzeug", "uwsgi"), "wrk counts a body that ends with its connection as an error")},
     ),
     "file": Comparison(Workload("a file of 1 MiB back", "file", FILE), ("nginx", *USUAL), left_out=NO_FLOOR),
     "flask": Comparison(
@@ -123,7 +123,7 @@ TARGETS = [
 
 
 def missing_ones() -> dict[str, str]:
-    """The servers that can't be measured here, and why."""
+    """The servers that can't be measured here, with the reason."""
     missing = {}
     if not shutil.which("cc"):
         missing["floor"] = "no C compiler"
@@ -139,7 +139,7 @@ def missing_ones() -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(name: str, app: str, scratch: Path, idle: int = 0) -> Iterator[Running]:
-    """A server while it serves, with so many connections held to it."""
+    """Run a server, with idle connections to it."""
     port = free_port()
     arguments, variables = command(name, port, app, scratch)
     with contextlib.ExitStack() as stack:
@@ -168,16 +168,16 @@ def rows_of(title: str, comparison: Comparison, outcome: Outcome) -> list[Row]:
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.servers", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=2, help="of load, for each server in each round")
+    parser.add_argument("--seconds", type=float, default=2, help="seconds of load for each server in each round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument(
         "--workload", nargs="+", choices=COMPARISONS, default=list(COMPARISONS), metavar="NAME",
         help=", ".join(COMPARISONS),
     )  # fmt: skip
-    parser.add_argument("--unpinned", action="store_true", help="let the system give cores to the servers and wrk")
+    parser.add_argument("--unpinned", action="store_true", help="don't pin the servers and wrk to cores")
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write every measurement to a file, which keeps workloads not run now"
+        "--json", type=Path, metavar="FILE", help="write every measurement to this file; other workloads in it are kept"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a chart; needs matplotlib")
     return parser
@@ -193,12 +193,12 @@ def main() -> int:
     report = Report(describe_machine(), settings(options), left_out=missing, targets=[
         target for target in TARGETS if target.group in options.workload and target.implementation in options.only
     ])  # fmt: skip
-    # Each server, and each process that holds connections to one, has no more than these.
+    # Each server, and each process with connections to it, inherits this limit.
     allow_descriptors(max(each.idle for each in COMPARISONS.values()) + SPARE_DESCRIPTORS)
-    os.environ["PYTHONPATH"] = str(HERE.parent)  # for the servers that have a command of their own
+    os.environ["PYTHONPATH"] = str(HERE.parent)  # for servers with their own command
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
-        scratch.chmod(0o755)  # nginx gives its rights away
+        scratch.chmod(0o755)  # nginx drops its privileges
         (scratch / "file").write_bytes(FILE)
         if "floor" in options.only and "floor" not in missing:
             subprocess.run(["cc", "-O2", "-o", scratch / "floor", HERE / "floor.c"], check=True)
@@ -228,7 +228,7 @@ def main() -> int:
 
 
 def keep_others(report: Report, before: Report, workloads: Sequence[str]) -> None:
-    """Take what an earlier report has of other workloads into a report."""
+    """Copy other workloads from an earlier report into a report."""
 
     def is_other(title: str) -> bool:
         return title.partition(":")[0] in set(COMPARISONS) - set(workloads)

@@ -1,7 +1,7 @@
-"""How a cost grows with its input: the slope of log(cost) over log(size), and its limit.
+"""Judge how a cost grows with its input: the slope of log(cost) over log(size), and its limit.
 
-A slope of 1 is a cost in proportion to the size, 2 one that grows with its square, 0 one that stays as it is. Nothing
-is measured here: costs are numbers of any unit.
+A slope of 1 means a cost in proportion to the size, 2 a cost that grows with the square of the size, 0 a constant cost.
+Nothing is measured here; costs are numbers in any unit.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-#: The most that a cost may grow with its input, unless somebody says otherwise.
+#: The default limit of a slope.
 LIMIT = 1.1
-#: What the last two points may have more: there the caches end that smaller inputs have been in.
+#: How much larger the slope of the last two points may be, because larger inputs no longer fit in the caches.
 TAIL = 0.2
-# Two halves of the rounds whose slopes are further apart than this have measured something else.
+# If the slopes of the two halves of the rounds differ by more than this, the measurement was disturbed.
 _MOST_SPREAD = 0.15
 
 
 class Finding(NamedTuple):
-    """What a number of rounds say of one cost."""
+    """The result of several rounds for one cost."""
 
-    #: Of the line through all points, by least squares.
+    #: The slope of the line through all points, by least squares.
     slope: float
-    #: Of the last two points. A square that a constant hides at small sizes shows here.
+    #: The slope of the last two points. It shows a quadratic cost that a constant hides at small sizes.
     tail: float
-    #: How far the slope of the odd rounds and that of the even ones are from each other.
+    #: The difference of the slopes of the odd and the even rounds.
     spread: float
-    #: "met", "missed", or "too noisy" to tell.
+    #: "met", "missed" or "too noisy".
     verdict: str
 
 
@@ -41,9 +41,9 @@ def slope(sizes: Sequence[float], costs: Sequence[float]) -> float:
 def judge(sizes: Sequence[float], rounds: Sequence[Sequence[float]], limit: float = LIMIT) -> Finding:
     """Judge a cost by its least value at each size.
 
-    sizes: at least two, ascending; rounds: at least two, in each a cost for each size; limit: of the slope, and that
-    of the last two points may be larger by ``TAIL``. The odd and the even rounds are judged as well: only if they
-    agree, that is the verdict.
+    sizes: at least two, ascending; rounds: at least two, each with a cost for each size; limit: the largest slope; that
+    of the last two points may be larger by ``TAIL``. The odd and the even rounds are judged separately too. If they
+    disagree, the verdict is "too noisy".
     """
     found = [_slopes(sizes, some) for some in (rounds, rounds[::2], rounds[1::2])]
     spread = abs(found[1][0] - found[2][0])
@@ -57,7 +57,7 @@ def judge(sizes: Sequence[float], rounds: Sequence[Sequence[float]], limit: floa
 
 
 def least(rounds: Sequence[Sequence[float]]) -> list[float]:
-    """The least cost at each size: what disturbs a measurement, only adds to it."""
+    """The least cost at each size, because a disturbance can only increase a measurement."""
     return [min(costs) for costs in zip(*rounds, strict=True)]
 
 

@@ -1,10 +1,9 @@
-"""What an import costs: ours and wsgiref's, each in new interpreters, taken in turns.
+"""Measure the cost of an import: our modules and wsgiref's in turn, each time in a new interpreter.
 
     python -m bench.startup [ROUNDS]
 
-Prints the smallest and the median processor time of each over the rounds (default: 40), in milliseconds: what an
-import takes on top of a started interpreter, whose own time is left out. Compiled byte code is there, as it is after
-a program's first start.
+Prints the smallest and the median CPU time of each import in the rounds (default: 40), in milliseconds. The start of
+the interpreter isn't included. Byte code files exist, as they do after a program's first start.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 GATEWAY = ("util", "headers", "handlers", "validate")
-ALL = (*GATEWAY, "simple_server", *(["types"] if sys.version_info >= (3, 11) else []))  # all that wsgiref has
+ALL = (*GATEWAY, "simple_server", *(["types"] if sys.version_info >= (3, 11) else []))  # all modules of wsgiref
 
 
 def imports(package: str, modules: Sequence[str]) -> str:
@@ -35,7 +34,7 @@ MEASURE = "import time; begin = time.process_time(); {}; print(time.process_time
 
 
 def milliseconds(code: str, environment: Mapping[str, str]) -> float:
-    """The processor time of some code in a new interpreter."""
+    """The CPU time of some code in a new interpreter."""
     command = [sys.executable, "-c", MEASURE.format(code)]
     finished = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return 1000 * float(finished.stdout)
@@ -45,7 +44,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if sys.argv[1:] else 40
     times: dict[str, list[float]] = {name: [] for name in CASES}
     with tempfile.TemporaryDirectory() as directory:
-        # Whatever the environment says, and whoever may write into the package's folder.
+        # Byte code must be written, even if the environment forbids it or the package's folder is read-only.
         environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": directory}
         for code in CASES.values():
             milliseconds(code, environment)

@@ -1,7 +1,7 @@
-"""Writes docs/files.md, the list of all source files, from the first line of what each says of itself.
+"""Write docs/files.md, the list of all source files, from the first line of each file's docstring.
 
-``python -m docs.file_list`` in the top directory; with ``--check`` it only tells whether the list is current. Nothing
-of the package is imported: the files are read as text.
+Run ``python -m docs.file_list`` in the top directory. With ``--check`` it only checks whether the list is current. It
+reads the files as text, and imports nothing from the package.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Each source file and its one job, in the file's own words. `CONTRIBUTING.md` say
 
 
 def source_files(root: Path = ROOT) -> Iterator[Path]:
-    """The files that have to be in the list, each folder's own before those of the folders in it."""
+    """The files for the list; the files of a folder come before those of its subfolders."""
     for folder in FOLDERS:
         found = (path for path in (root / folder).rglob("*") if path.suffix in SUFFIXES)
-        # Cython's output has the name of its source, and isn't kept.
+        # Cython's output has the name of its source, and isn't in the repository.
         kept = (path for path in found if path.suffix != ".c" or not path.with_suffix(".pyx").exists())
         yield from sorted(kept, key=lambda path: (path.parent.as_posix(), path.name))
 
 
 def summary(path: Path) -> str:
-    """The sentence that a file begins with: of its docstring or, in a file that may have none, of its first comment."""
+    """The first sentence of a file: of its docstring, or in other kinds of files, of its first comment."""
     text = path.read_text(encoding="utf-8")
     if path.suffix in (".py", ".pyi"):
         said = ast.get_docstring(ast.parse(text)) or ""
@@ -47,15 +47,15 @@ def summary(path: Path) -> str:
         found = re.match(r'(?:#.*\n)*"""(.*?)(?:"""|\n)|# (?!cython:)(.*)', text)
         said = (found[1] or found[2]) if found else ""
     line = said.partition("\n")[0].strip()
-    if not line.endswith("."):  # the sentence goes on in the next line, or a second one does
+    if not line.endswith("."):  # the sentence, or a second one, continues in the next line
         line = "".join(line.rpartition(". ")[:2]).strip()
     if not line:
-        raise ValueError(f"{path}: the first line of its docstring or comment has to be a sentence")
+        raise ValueError(f"{path}: the first line of its docstring or comment must be a sentence")
     return line.replace("``", "`").replace("|", "\\|")
 
 
 def page(root: Path = ROOT) -> str:
-    """The page as it ought to be."""
+    """The expected text of the page."""
     parts = [HEAD]
     folder = None
     for path in source_files(root):
@@ -69,11 +69,11 @@ def page(root: Path = ROOT) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if the file isn't current")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file isn't current")
     if not parser.parse_args().check:
         PAGE.write_text(page(), encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
-        print("docs/files.md isn't current: python -m docs.file_list makes it anew", file=sys.stderr)
+        print("docs/files.md isn't current: run python -m docs.file_list", file=sys.stderr)
         return 1
     return 0
 

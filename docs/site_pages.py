@@ -1,7 +1,7 @@
-"""What mkdocs is to know of the repository around docs/, and a check of the site it has made. A hook of mkdocs.yml.
+"""A hook of mkdocs.yml: include text and files from outside of docs/ in the site, and check the finished site.
 
-A paragraph that is nothing but a link to a Markdown file outside docs/, or to a section of one, is replaced by what it
-leads to, so that no text stands twice. Links to files in some other directories lead to copies of them in the site.
+If a paragraph is only a link to a Markdown file outside of docs/, or to a section of one, it is replaced by that text,
+so that no text is written twice. Links to files in some other directories lead to copies of the files in the site.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Whose files the site has copies of, in the same place.
+#: The directories whose files the site has copies of, under the same paths.
 COPIED = ("examples/deploy", "bench/results")
-# Where the text of other files outside docs/ is in the site.
+# The pages of the site that include the text of other files outside of docs/.
 _PLACES = {"CHANGELOG.md": "changelog.md", "README.md": "index.md", "bench/README.md": "performance.md"}
 
 _HEADING_OR_INCLUSION = re.compile(
@@ -31,14 +31,14 @@ _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)((?:#[^)\s]*)?)\)")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add to the site what it has copies of."""
+    """Add the copied files to the site."""
     for path in [path for folder in COPIED for path in sorted((ROOT / folder).glob("*"))]:
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace inclusions, and let links out of docs/ lead into the site."""
+    """Replace inclusions, and change links out of docs/ to pages of the site."""
     level = 1
 
     def replace(match: re.Match[str]) -> str:
@@ -55,9 +55,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _included(name: str, section: str | None, level: int) -> str:
-    """A file, or a section of it, without its heading, and with links as they must be in a page in docs/.
+    """A file, or a section of it, without its heading, and with links that work in a page in docs/.
 
-    level: how deep the heading is below which it stands.
+    level: the level of the heading that it is placed under.
     """
     text = (ROOT / name).read_text(encoding="utf-8")
     if name == "CHANGELOG.md":
@@ -72,7 +72,7 @@ def _included(name: str, section: str | None, level: int) -> str:
 
 
 def _from_docs(name: str, shown: str, target: str, anchor: str) -> str:
-    """A link in a file of the repository as it must be in docs/; one to a directory isn't one any more."""
+    """Convert a link in a file of the repository for a page in docs/. A link to a directory becomes plain text."""
     if not urlsplit(target).scheme:
         path = (ROOT / name).parent.joinpath(target).resolve().relative_to(ROOT).as_posix()
         if path in COPIED:
@@ -82,7 +82,7 @@ def _from_docs(name: str, shown: str, target: str, anchor: str) -> str:
 
 
 def _unreleased() -> str:
-    """The next release's part of the changelog, made of the news fragments."""
+    """The changelog of the next release, made from the news fragments."""
     command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "unreleased"]
     finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if finished.returncode:
@@ -91,7 +91,7 @@ def _unreleased() -> str:
 
 
 class _Loads(HTMLParser):
-    """Finds what a page loads from elsewhere, as opposed to where it leads."""
+    """Finds the URLs that a page loads, and not those that it links to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class _Loads(HTMLParser):
 
 
 def foreign_loads(site: Path) -> list[str]:
-    """What the pages and style sheets of a built site load from other hosts."""
+    """The URLs on other hosts that the pages and style sheets of a built site load."""
     found = []
     for path in sorted(site.rglob("*")):
         if path.suffix == ".html":
@@ -119,7 +119,7 @@ def foreign_loads(site: Path) -> list[str]:
 
 
 def on_post_build(config: Any) -> None:
-    """Refuse a site that isn't complete in itself."""
+    """Reject a site that loads anything from another host."""
     found = foreign_loads(Path(config["site_dir"]))
     if found:
         raise PluginError("the site loads from other hosts:\n" + "\n".join(found))

@@ -20,7 +20,7 @@ PICTURE = Path(__file__).with_name("states.svg")
 
 # One box for each state, one below the other. An arrow on the right leads down, one on the left leads up.
 _LEFT, _WIDTH, _HEIGHT, _STEP = 140, 510, 56, 78
-_LANE, _FIRST = 14, 16  # how far arrows are from each other, and the first from the boxes
+_LANE, _FIRST = 14, 16  # the distance between arrows, and of the first from the boxes
 
 _STYLE = """\
   <style>
@@ -81,7 +81,7 @@ def _box(state: State) -> str:
 
 
 def _arrows() -> Iterator[str]:
-    """The transitions: down on the right, short ones first; up on the left. All ways to the end are one line."""
+    """The transitions: down on the right, short ones first; up on the left. Those to CLOSED share one line."""
     by_name = {state.name: state for state in STATES}
     end = STATES[-1]
     pairs = [(state, by_name[name]) for state in STATES for name in state.follows if name != end.name]

@@ -2,14 +2,13 @@
 # cheroot keeps only the last of several request field lines, unless it knows the name
 #
 # Software: cheroot 11.1.2; wsgiref of the interpreter for comparison. Seen with CPython 3.11.7, 3.12.1 and 3.13.0.
-#
-# Expected: RFC 9110 section 5.3: a list field may come as several lines, and a recipient may join them with a comma
-#   without changing the meaning. A WSGI environ has one value a name, so a server has to join. RFC 7240 section 2
-#   says of Prefer that several lines and one list are the same; RFC 8288 section 3 has Link as a list as well.
-# Instead: cheroot joins some twenty names from a fixed list, such as Accept. Of every other field it keeps the last
-#   line and drops the others, without an error or a log entry. Prefer, Link and whatever else is newer than the list
-#   are among them.
-# What to do: under cheroot (and so CherryPy), have clients and proxies send such a field as one line with commas.
+# Expected: RFC 9110 section 5.3: a list field may be sent as several lines, and a recipient may join them with commas
+#   without changing the meaning. A WSGI environ has one value for each name, so a server must join them. By RFC 7240
+#   section 2, several lines of Prefer mean the same as one list; by RFC 8288 section 3, Link is a list too.
+# Instead: cheroot joins about twenty fields from a fixed list, such as Accept. For every other field it keeps the last
+#   line and drops the others, without an error or a log entry. This affects Prefer, Link and all fields newer than the
+#   list.
+# What to do: under cheroot (and so CherryPy), let clients and proxies send such a field as one line with commas.
 #   Do not conclude from a missing element that the client did not send it.
 set -eu
 python=${PYTHON:-python3}
@@ -78,7 +77,7 @@ if reference != ["text/html,text/plain", "respond-async,wait=10", "</a>; rel=pre
     sys.exit("changed: wsgiref does not join all of them")
 if seen != ["text/html,text/plain", "wait=10", "</b>; rel=next"]:
     sys.exit("changed: cheroot gives %s" % seen)
-print("as stated: Accept is joined, the first Prefer and the first Link are gone")
+print("as stated: Accept is joined, the first Prefer and the first Link are lost")
 EOF
 "$folder/venv/bin/python" "$folder/check.py" &
 child=$!

@@ -2,15 +2,14 @@
 # eventlet ends the response when an application calls write(b"")
 #
 # Software: eventlet 0.41.3; wsgiref of the interpreter for comparison. Seen with CPython 3.11.7, 3.12.1 and 3.13.0.
-#
-# Expected: PEP 3333, section "The write() Callable", has write() treat its argument as if the iterable had yielded
-#   it, and the iterable may yield empty strings at any time (section "Middleware Handling of Block Boundaries"
-#   even asks for them). In the chunked coding, an empty block may not become a chunk: a chunk of size 0 is the end
-#   of the body (RFC 9112 section 7.1).
-# Instead: eventlet drops empty blocks from the iterable, but writes those from write() as a chunk of size 0. A client
-#   takes the body for complete there, and the rest of it for the beginning of something else.
-# What to do: do not call write() with an empty string under eventlet: copy loops, compressors and template
-#   writers that flush often produce one. Send Content-Length, or return an iterable instead of using write().
+# Expected: by PEP 3333, section "The write() Callable", write() must treat its argument as if the iterable had yielded
+#   it. An iterable may yield empty strings at any time (section "Middleware Handling of Block Boundaries" even requires
+#   them in some cases). In the chunked coding, an empty block must not become a chunk, because a chunk of size 0 ends
+#   the body (RFC 9112 section 7.1).
+# Instead: eventlet drops empty blocks from the iterable, but sends those from write() as a chunk of size 0. For the
+#   client the body is complete there, and it reads the rest as the beginning of the next response.
+# What to do: do not call write() with an empty string under eventlet. Copy loops, compressors and template writers
+#   that flush often do that. Send Content-Length, or return an iterable instead of using write().
 set -eu
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {

@@ -5,12 +5,12 @@
 #   Seen with CPython 3.11.7, 3.12.1 and 3.13.0.
 #
 # Expected: PEP 3333, section "The start_response() Callable": if exc_info is given and no headers were sent yet,
-#   the new status and headers replace the stored ones. This is how an application or a middleware turns a
-#   half-made answer into an error page. wsgiref does so.
+#   the new status and headers replace the stored ones. In this way an application or a middleware can replace an
+#   unfinished answer by an error page. wsgiref supports it.
 # Instead: gunicorn and cheroot take the new status and append the new headers to the old ones. The client gets
-#   two different Content-Length fields, which RFC 9112 section 6.3 makes an unrecoverable error, and the cookie of
-#   the answer that was given up. http.client believes the first length and raises IncompleteRead.
-#   a2wsgi keeps the first status and headers: the error page goes out as 200, with the wrong length.
+#   two different Content-Length fields, an unrecoverable error by RFC 9112 section 6.3, and the cookie of the discarded
+#   answer. http.client uses the first length and raises IncompleteRead.
+#   a2wsgi keeps the first status and headers: it sends the error page as 200, with the wrong length.
 # What to do: call start_response only when the answer is ready, and let error middleware hold back the first call,
 #   so that one call reaches the server. Server authors: test exc_info with headers that differ in both calls.
 set -eu
@@ -111,7 +111,7 @@ def under_gunicorn():
 
 
 def under_a2wsgi():
-    """a2wsgi makes an ASGI application of a WSGI one: read what it would send."""
+    """a2wsgi turns a WSGI application into an ASGI application: collect what it sends."""
     sent = []
 
     async def receive():

@@ -3,13 +3,14 @@
 #
 # Software: granian 2.8.9 (WSGI interface). Seen with CPython 3.11.7, 3.12.1 and 3.13.0.
 #
-# Expected: PEP 3333, section "Input and Error Streams", gives wsgi.input the methods read(), readline(),
-#   readlines() and iteration with the semantics of the Python Library Reference. So read() after read(3) gives
-#   the rest of the body, readline(2) gives two bytes at most, and read(-1) means the same as read().
-# Instead: what Granian has buffered for read(n) and readline() is out of reach for read() and readlines().
-#   They skip it, return what comes after it, and raise nothing. The body then looks complete and is not.
-#   readline() ignores its size, and read(-1) raises OverflowError. io.BytesIO, run beside it, does all this right.
-# What to do: under Granian, read a body with one method only: one read(), or read(n) until it gives b"".
+# Expected: by PEP 3333, section "Input and Error Streams", wsgi.input has the methods read(), readline(), readlines()
+#   and iteration with the semantics of the Python Library Reference. So read() after read(3) returns the rest of the
+#   body, readline(2) returns two bytes at most, and read(-1) means the same as read().
+# Instead: bytes that Granian has buffered for read(n) and readline() are lost for read() and readlines(). These skip
+#   the buffer, return the bytes after it, and raise nothing. So the body looks complete and is not.
+#   readline() ignores its size, and read(-1) raises OverflowError. io.BytesIO, used for comparison, is correct in all
+#   cases.
+# What to do: under Granian, read a body with one method only: one read(), or read(n) until it returns b"".
 #   Parsers that peek at the first bytes and then call read() get a damaged upload. A server's own tests
 #   should compare every mix of these calls with io.BytesIO.
 set -eu

@@ -4,14 +4,14 @@
 # Software: Hypercorn 0.18.0, with Flask 3.1.3 as one of the applications; wsgiref of the interpreter for comparison.
 #   Seen with CPython 3.11.7, 3.12.1 and 3.13.0.
 #
-# Expected: PEP 3333, section "The start_response() Callable": the headers go out with the first non-empty block, or
-#   when the iterable is exhausted. An empty list is thus an answer like any other, and the usual one for a redirect,
-#   for 204 and 304, and for HEAD. Hypercorn's description says that it supports the WSGI specification.
+# Expected: PEP 3333, section "The start_response() Callable": the headers are sent with the first non-empty block, or
+#   when the iterable is exhausted. So an empty list is a valid body, and the usual one for a redirect, for 204 and 304,
+#   and for HEAD. Hypercorn's description says that it supports the WSGI specification.
 # Instead: Hypercorn sends the headers inside its loop over the blocks. Without a block it sends none, and the client
-#   gets a bare 500: no Location, no cookie, though the application raised nothing and did its work. An iterable of
-#   one empty block works. Flask gives an empty iterable for HEAD and 204: each such answer is a 500.
+#   gets a bare 500: no Location, no cookie, although the application raised nothing and did its work. An iterable of
+#   one empty block works. Flask returns an empty iterable for HEAD and 204, so each such answer is a 500.
 #   (This has been reported upstream.)
-# What to do: under Hypercorn, return [b""] instead of [] (or wrap the application so), or mount it with another
+# What to do: under Hypercorn, return [b""] instead of [] (or do it in a wrapper), or mount it with another
 #   WSGI-to-ASGI adapter. Test a redirect, a 204, a 304 and a HEAD, not only a page.
 #   Server authors: send the headers after the loop too.
 set -eu

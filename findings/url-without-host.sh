@@ -1,17 +1,17 @@
 #!/bin/sh
 # Without a Host field, cheroot's and Hypercorn's environ gives no usable URL
 #
-# Software: cheroot 11.1.2, Hypercorn 0.18.0 (WSGI mode); wsgiref of the interpreter, which has both the function
-#   that makes the URL and a server to compare with. Seen with CPython 3.11.7, 3.12.1 and 3.13.0.
+# Software: cheroot 11.1.2, Hypercorn 0.18.0 (WSGI mode); wsgiref of the interpreter for the function that makes
+#   the URL, and for comparison. Seen with CPython 3.11.7, 3.12.1 and 3.13.0.
 #
-# Expected: PEP 3333, section "environ Variables": SERVER_NAME and SERVER_PORT are strings, and if HTTP_HOST is not
-#   there, they complete the URL. RFC 3875 section 4.1.14 has SERVER_NAME as a host name or address.
-#   wsgiref.util.request_uri() builds on this. An HTTP/1.0 request needs no Host (RFC 9112 section 3.2).
-# Instead: cheroot puts its product name there, so the URL is http://Cheroot/11.1.2:PORT/path: another host, and the
-#   port has become part of the path. cheroot documents the parameter server_name only as the text of the Server
+# Expected: PEP 3333, section "environ Variables": SERVER_NAME and SERVER_PORT are strings, and they complete the URL
+#   if HTTP_HOST is missing. By RFC 3875 section 4.1.14, SERVER_NAME is a host name or address.
+#   wsgiref.util.request_uri() relies on this. An HTTP/1.0 request needs no Host (RFC 9112 section 3.2).
+# Instead: cheroot sets SERVER_NAME to its product name, so the URL is http://Cheroot/11.1.2:PORT/path, with another
+#   host and the port in the path. cheroot documents the parameter server_name only as the text of the Server
 #   field, but it is both. Hypercorn's SERVER_PORT is an int, and request_uri() raises TypeError.
-# What to do: try your application with an HTTP/1.0 request without Host: simple health checks are such requests,
-#   and an application that makes absolute URLs (redirects, links in mails) fails for them alone. Pass
+# What to do: test your application with an HTTP/1.0 request without Host. Simple health checks are such requests, and
+#   an application that makes absolute URLs (redirects, links in mails) fails for them only. Pass
 #   server_name="your.host" to cheroot's Server, wrap the application with str(environ["SERVER_PORT"]) under Hypercorn.
 set -eu
 python=${PYTHON:-python3}

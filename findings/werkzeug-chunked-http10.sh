@@ -5,12 +5,12 @@
 #   Seen with CPython 3.11.7, 3.12.1 and 3.13.0.
 #
 # Expected: RFC 9112 section 6.1: a server may send Transfer-Encoding only if the request was HTTP/1.1 or later.
-#   To an HTTP/1.0 client, a body of unknown length goes as it is, and the end of the connection ends it.
-# Instead: with threaded=True, Werkzeug looks at its own version, not at the request's. Every answer without
-#   Content-Length is chunked, and an HTTP/1.0 client has the chunk sizes in its data: here, in the middle of JSON.
+#   To an HTTP/1.0 client, a body of unknown length is sent as it is, and the end of the connection ends it.
+# Instead: with threaded=True, Werkzeug checks its own version, not the request's. Every answer without
+#   Content-Length is chunked, and an HTTP/1.0 client gets the chunk sizes in its data: here, in the middle of JSON.
 #   With threaded=False the same request is answered correctly.
-# What to do: give answers a Content-Length, or use a client that speaks HTTP/1.1. Old monitors, load testers, and
-#   proxies that speak HTTP/1.0 upstream are the ones hit. Server authors: decide by the request's version.
+# What to do: give answers a Content-Length, or use a client with HTTP/1.1. This affects old monitors, load testers,
+#   and proxies that use HTTP/1.0 upstream. Server authors: decide by the request's version.
 set -eu
 python=${PYTHON:-python3}
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || {

@@ -101,7 +101,7 @@ def test_the_distribution_has_one_name() -> None:
 
 @pytest.mark.source
 def test_the_list_of_files_is_current() -> None:
-    assert text_of(DOCS / "files.md") == script("file_list").page(), "python -m docs.file_list makes it anew"
+    assert text_of(DOCS / "files.md") == script("file_list").page(), "run python -m docs.file_list"
 
 
 @pytest.mark.source
@@ -129,7 +129,7 @@ def test_the_list_of_files_has_each_source_file() -> None:
 def test_the_sentence_that_a_file_begins_with(name: str, text: str, expected: str | None, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     if expected is None:
-        with pytest.raises(ValueError, match="has to be a sentence"):
+        with pytest.raises(ValueError, match="must be a sentence"):
             script("file_list").summary(tmp_path / name)
     else:
         assert script("file_list").summary(tmp_path / name) == expected
@@ -140,7 +140,7 @@ def test_the_sentence_that_a_file_begins_with(name: str, text: str, expected: st
 
 def test_the_reference_of_settings_is_current() -> None:
     reference = script("settings_reference")
-    assert text_of(DOCS / "settings.md") == reference.page(), "python -m docs.settings_reference makes it anew"
+    assert text_of(DOCS / "settings.md") == reference.page(), "run python -m docs.settings_reference"
 
 
 def test_the_reference_has_each_setting_once() -> None:
