@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import unquote
 
@@ -445,14 +445,18 @@ class Request:
         """The values of a field, joined by ", " (RFC 9110 section 5.3); "" if there are none."""
         return ", ".join(self.get_all(name))
 
-    def framing_fields(self) -> tuple[list[str], list[str], list[str], list[str], list[str]]:
-        """All values of Host, Content-Length, Transfer-Encoding, Expect and Connection, in this order."""
-        found: tuple[list[str], list[str], list[str], list[str], list[str]] = ([], [], [], [], [])
+    def framing_fields(self) -> tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str], Sequence[str]]:
+        """All values of Host, Content-Length, Transfer-Encoding, Expect and Connection, in this order.
+
+        Each is a list, or () for a field that isn't there.
+        """
+        found: dict[int, list[str]] = {}
         for name, value in self.fields:
             place = _FRAMING_PLACES.get(name.lower())
             if place is not None:
-                found[place].append(value)
-        return found
+                found.setdefault(place, []).append(value)
+        get = found.get
+        return get(0, ()), get(1, ()), get(2, ()), get(3, ()), get(4, ())
 
 
 def parse_request_line(data: bytes, max_line: int = 8190, tolerant: bool = False) -> tuple[str, str, str]:

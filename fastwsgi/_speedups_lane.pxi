@@ -186,6 +186,8 @@ cdef class FastLane:
     cdef public Py_ssize_t requests
     cdef PyTypeObject* response_class
     cdef unsigned int version
+    cdef PyTypeObject* handler_class  # with a front's hooks, or the same again
+    cdef unsigned int handler_version
     cdef dict template
     cdef dict hidden
     cdef dict base
@@ -225,6 +227,15 @@ cdef class FastLane:
         self.software = response_class.server_software or None  # a look-up gives the class a version tag
         self.response_class = <PyTypeObject*>response_class
         self.version = VERSION_TAG(self.response_class)
+        handler_class = self.server.front.handler_class
+        if handler_class is None:
+            handler_class = response_class
+        self.handler_class = <PyTypeObject*>handler_class
+        self.handler_version = VERSION_TAG(self.handler_class)
+
+    def is_current(self):
+        self.handler_version = VERSION_TAG(self.handler_class)
+        return self.version == VERSION_TAG(self.response_class) and self.base_size == PyDict_GET_SIZE(self.base)
 
     def learn(self, template, hidden):
         front = self.server.front
@@ -247,7 +258,7 @@ cdef class FastLane:
         self.hidden = hidden
         self.log_line = front.log_line
         self.has_log_hooks = front.has_log_hooks and self.log_line is None
-        self.log_time = front.log_time if front.logs and self.log_line is None else None
+        self.log_time = front.log_time if front.logs and not front.has_log_hooks else None
         self.revise = front.revise
         self.second = -1
         self.last_status = None
@@ -599,7 +610,11 @@ cdef int remember_line(Memo memo, Octets line, Py_ssize_t size, Request head, di
 
 cdef inline bint is_outdated(FastLane lane) noexcept:
     """Whether an attribute of a handler class, or a key of base_environ, was set since the lane learned them."""
-    return lane.version != VERSION_TAG(lane.response_class) or lane.base_size != PyDict_GET_SIZE(lane.base)
+    return (
+        lane.version != VERSION_TAG(lane.response_class)
+        or lane.handler_version != VERSION_TAG(lane.handler_class)
+        or lane.base_size != PyDict_GET_SIZE(lane.base)
+    )
 
 
 cdef inline bint is_origin_form(Octets line, Py_ssize_t size) noexcept:
@@ -998,8 +1013,13 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
 
 cdef int keep_line(FastLane lane, object line) except -1:
     """Keep a log line, to write it together with other lines."""
-    cdef bytes data = line.encode("latin-1", "backslashreplace")
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef Py_ssize_t size
+    if not is_latin1(line):
+        lane.server.flush_log(lane)
+        lane.server.front.write_log(line)
+        return 0
+    cdef bytes data = line.encode("latin-1")
+    size = PyBytes_GET_SIZE(data)
     if LOG_ROOM - lane.log_size < size:
         lane.server.flush_log(lane)
     if LOG_ROOM - lane.log_size < size:

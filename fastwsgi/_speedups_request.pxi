@@ -84,7 +84,7 @@ cdef class Request:
         cdef Field* field
         cdef list pairs
         if self.same is not None:
-            return self.same.fields
+            return self.same.fields[:]  # the list is the memo's
         with cython.critical_section(self):
             if self.pairs is None:
                 data = <Octets>PyBytes_AS_STRING(self.raw)
@@ -151,32 +151,37 @@ cdef class Request:
         cdef Py_ssize_t i
         cdef Octets data, name
         cdef Field* field
-        cdef list place
         cdef Request known = self if self.same is None else self.same
         if not known.is_parsed:
             return pure().Request(self.method, self.target, self.version, self.fields).framing_fields()
         data = <Octets>PyBytes_AS_STRING(known.raw)
-        hosts, lengths, codings, expectations, options = [], [], [], [], []
+        hosts = lengths = codings = expectations = options = ()
         for i in range(known.count):
             field = &known.table[i]
             name = data + field.name
             if field.name_size == 4 and same_name(name, b"host", 4):
-                place = hosts
+                hosts = with_value(hosts, data, field)
             elif field.name_size == 14 and same_name(name, b"content-length", 14):
-                place = lengths
+                lengths = with_value(lengths, data, field)
             elif field.name_size == 17 and same_name(name, b"transfer-encoding", 17):
-                place = codings
+                codings = with_value(codings, data, field)
             elif field.name_size == 6 and same_name(name, b"expect", 6):
-                place = expectations
+                expectations = with_value(expectations, data, field)
             elif field.name_size == 10 and same_name(name, b"connection", 10):
-                place = options
-            else:
-                continue
-            place.append(latin1(data + field.value, field.value_size))
+                options = with_value(options, data, field)
         return hosts, lengths, codings, expectations, options
 
 
 cdef tuple NO_CLIENT = ("", "")
+
+
+cdef inline object with_value(object values, Octets data, Field* field):
+    """A list of values with another one; () is a list of none."""
+    value = latin1(data + field.value, field.value_size)
+    if type(values) is not list:
+        return [value]
+    (<list>values).append(value)
+    return values
 
 
 cdef inline object latin1(Octets text, Py_ssize_t size):

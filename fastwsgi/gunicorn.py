@@ -30,6 +30,7 @@ from gunicorn import glogging
 from gunicorn.workers import base
 
 from ._backend import Request
+from ._http.environ import request_environ
 from ._service.options import OPTIONS, Options
 from ._service.run import speaking_tls
 from ._service.service import Service
@@ -68,14 +69,11 @@ class _AccessLog:
     def log(self, request: Request, status: str, size: int, port: str) -> None:
         environ = request.environ
         if not environ:  # a refused request has none, and an application may have cleared it
-            environ = {"REQUEST_METHOD": request.method or "-", "SERVER_PROTOCOL": request.version}
-        environ = {
-            **environ,
-            "REMOTE_ADDR": request.client[0] or "-",
-            "RAW_URI": request.target or "-",
-        }
-        if not request.method:
-            environ["SERVER_PROTOCOL"] = "-"
+            environ = request_environ({}, request, "") if request.method else {"REQUEST_METHOD": "-"}
+        environ = {name: value for name, value in environ.items() if isinstance(name, str)}
+        environ["REMOTE_ADDR"] = request.client[0] or "-"
+        environ["RAW_URI"] = request.target or "-"
+        environ["SERVER_PROTOCOL"] = request.version if request.method else "-"
         # gunicorn's statsd logger needs a number. nginx logs 499 for a client that left without an answer.
         status = "499" if status == "-" else status
         response = SimpleNamespace(status=status, sent=size, headers=[])

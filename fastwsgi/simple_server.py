@@ -193,7 +193,6 @@ class WSGIServer(HTTPServer):
         if self._inside is None:
             self._inside = _inside_of(self)
         inside = self._inside
-        inside.front.note(_hooks_of(self))  # a program may change its classes between two requests
         timeouts = [each for each in (inside.server.listener_timeout, self.timeout) if each is not None]
         if not inside.loop.serve_one(min(timeouts, default=None)):
             self.handle_timeout()
@@ -259,6 +258,8 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
     _head: Request | None = None
     _message: Message | None = None
     _request: tuple[str, str, str] | None = None
+    # How the body is framed. If a program has set the attributes of a handler by hand, there is no body.
+    _framed: Request = Request("", "", "", [])
 
     @property
     def headers(self) -> Message:
@@ -370,7 +371,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _open_body(self, environ: WSGIEnvironment) -> Any:
         """The stream for ``wsgi.input``, which ends where the request's body ends."""
-        request = self._head if self._head is not None else _NO_REQUEST
+        request = self._framed
         length, size, chunked = request.length, 0, None
         if length is None:
             from ._http.body import read_chunked
@@ -458,7 +459,7 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
 
     def _take_request(self, request: Request) -> None:
         """Set the attributes from a parsed request."""
-        self._head, self._message = request, None
+        self._head, self._message, self._framed = request, None, request
         # As http.server does: in a Location field, a path that starts with two slashes would name another host.
         path = request.target if not request.target.startswith("//") else "/" + request.target.lstrip("/")
         self.command, self.path, self.request_version = self._request = request.method, path, request.version
@@ -472,8 +473,6 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
             self._take_request(request)
 
 
-# For a handler whose attributes a program set by hand: there is no body.
-_NO_REQUEST = Request("", "", "", [])
 _STOCK_ADDRESS_STRING = WSGIRequestHandler.address_string
 
 
@@ -571,7 +570,7 @@ def _inside_of(server: WSGIServer, loop: EventLoop | None = None, threads: int =
         response_of(_StockServerHandler),
         http_version=http_version,
         listens_again=not overridden(type(server), _STOCK_LISTENING, server),
-        hooks=_hooks_of(server),
+        look=functools.partial(_hooks_of, server),
     )
     return make_inside(front, loop, threads)
 
@@ -580,8 +579,9 @@ def _hooks_of(server: WSGIServer) -> Overridden:
     handler_class: Any = server.RequestHandlerClass
     return Overridden(
         app=bool(overridden(type(server), _STOCK_APP, server)),
-        environ=bool(overridden(handler_class, _STOCK_ENVIRON)),
+        environ=bool(overridden(handler_class, _STOCK_ENVIRON)) or type(handler_class.server_version) is not str,
         log=_has_log_hooks(handler_class),
+        software=handler_class.server_version,
     )
 
 

@@ -28,6 +28,10 @@ class FastLane(Protocol):
         environment, which the fields of a request replace.
         """
 
+    def is_current(self) -> bool:
+        """Whether what the lane has learned holds, after the handler class was changed and no hook of it."""
+        ...
+
     def take_log(self) -> str:
         """Return the log lines that have collected since the last call."""
         ...

@@ -193,7 +193,7 @@ class Connection(Channel):
         try:
             if state.takes_input:
                 self._read()
-            elif state is SEND:
+            elif state is SEND or (state is ANSWER and self._is_interrupted()):
                 self._go_on_answering()
             elif state is LINGER:
                 self._read_away()
@@ -214,8 +214,12 @@ class Connection(Channel):
         elif self.state is IDLE:
             if not self.has_input():  # input may have arrived after the events of this turn
                 self.close()
-        elif self.state is not ANSWER:
+        elif self.state is not ANSWER or self._is_interrupted():
             self.close()
+
+    def _is_interrupted(self) -> bool:
+        """Whether a Ctrl-C has ended the call that was answering. Otherwise that call is on this thread's stack."""
+        return self.response is None or self.response.finished
 
     def _read(self) -> None:
         transport = self.server.transport
@@ -283,6 +287,13 @@ class Connection(Channel):
         self._enter(state)
         self.deadline = deadline
 
+    def _skip_to(self, state: State) -> None:
+        """Go on to IDLE or HEAD after line ends before a request. A client gets no more time by them."""
+        deadline = min(self.deadline, monotonic() + self.server.settings.head_timeout)
+        if self.state is not state:
+            self._enter(state)
+        self.deadline = deadline
+
     def drop_urgent_data(self) -> None:
         """Drop an octet of urgent data. It is outside the stream, and each receive() would stop at it."""
         with contextlib.suppress(OSError):
@@ -343,8 +354,7 @@ class Connection(Channel):
                 del buffer[:2]  # RFC 9112 section 2.2
             if not buffer:
                 self.buffer = None
-                if self.state is not IDLE:
-                    self._enter(IDLE)
+                self._skip_to(IDLE)
                 return None
         end = find_head_end(buffer, self.scanned)
         # Fields take no more than the whole head, so most heads need no further check of their size.
@@ -361,6 +371,8 @@ class Connection(Channel):
         self.request = request
         del buffer[:end]
         self.scanned = self.request_line_size = 0
+        if buffer:
+            request.expects_continue = False  # the client hasn't waited
         if request.length != 0:
             self.body = IncomingBody(request.length, settings)
         return request
@@ -379,7 +391,9 @@ class Connection(Channel):
             raise BadRequest(431, "Request Header Fields Too Large")
         if end < 0:
             self.scanned = len(buffer) if buffer != b"\r" else 0
-            if self.state is not HEAD:
+            if not self.scanned:
+                self._skip_to(HEAD)
+            elif self.state is not HEAD:
                 self._enter(HEAD)
 
     def describe(self, request: Request) -> None:
@@ -394,7 +408,7 @@ class Connection(Channel):
     def _await_body(self, request: Request) -> None:
         """Wait for the body, or for the rest of it."""
         self._enter(BODY, request.began)
-        if request.expects_continue and not self.buffer:
+        if request.expects_continue:
             self.send(_CONTINUE)
             if self.output:
                 self.server.loop.watch(self, READ | WRITE)

@@ -44,6 +44,11 @@ class Front(ResponseFront, Protocol):
         ...
 
     @property
+    def handler_class(self) -> type | None:
+        """The class with the hooks, if there are any. The fast lane sees when it's changed."""
+        ...
+
+    @property
     def response_class(self) -> type[Response]:
         """The class that runs the application and sends its answer."""
         ...
@@ -65,6 +70,10 @@ class Front(ResponseFront, Protocol):
     #: Makes the log line of a request: (request, status, octets of the body) -> the line with its line end. None: lines
     #: are in the common format, or log_request() writes them if has_log_hooks is true.
     log_line: Callable[[Request, str, int], str] | None
+
+    def notice(self) -> bool:
+        """Find out which hooks a program overrides now; return whether that has changed."""
+        ...
 
     def get_app(self) -> WSGIApplication:
         """The application."""

@@ -55,6 +55,9 @@ def teach(lane: FastLane, server: LaneServer) -> None:
     """Open the lane for a server, or leave it closed if the environs of requests may differ in unknown ways."""
     lane.unlearn()
     front = server.front
+    front.notice()
+    if front.has_environ_hooks:
+        return
     request = Request("GET", "/", "HTTP/1.1", [("Host", "")])
     response = server.make_response(_NOBODY, request, front.make_environ(request, 0), None)
     base = front.base_environ

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from itertools import compress, count
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class EventLoop:
         self.requests = 0
         #: How far the loop has got with stopping; see phases.py.
         self.phase = SERVING
+        self._reached = [True] + STOPPED * [False]
         self.connections: dict[int, Connection] = {}
         #: The servers by the descriptors of their listening sockets.
         self.servers: dict[int, EventServer] = {}
@@ -157,7 +159,10 @@ class EventLoop:
 
     def _reach(self, phase: int) -> None:
         """Enter a phase of stopping, unless a later one has been reached."""
-        self.phase = max(self.phase, phase)
+        self._reached[phase] = True
+        # Without a lock, because a signal handler may interrupt the thread that has it. The last writer sees all.
+        while self.phase < (latest := max(compress(count(), self._reached))):
+            self.phase = latest
 
     def wake(self) -> None:
         """End the wait for events. May be called from any thread."""

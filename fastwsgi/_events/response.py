@@ -101,7 +101,7 @@ class ResponseFront(Protocol):
     def log_request(self, request: Request, status: str, size: int) -> None:
         """Log a request. status: three digits, or "-" without an answer; size: octets of the body sent."""
 
-    def log_error(self, request: Request, message: str) -> None:
+    def log_error(self, request: Request, message: str, *args: object) -> None:
         """Log an error in the answer to a request."""
 
 
@@ -305,7 +305,7 @@ class Response(SimpleHandler):
             try:
                 difference = "more" if self._surplus else "fewer"
                 self.front.log_error(
-                    self.request, f"The application's body has {difference} bytes than its Content-Length"
+                    self.request, "The application's body has %s bytes than its Content-Length", difference
                 )
             except BaseException as error:
                 self.too_late(error)
@@ -324,7 +324,7 @@ class Response(SimpleHandler):
     def close(self) -> None:
         """Log the request; then close as ``BaseHandler`` does."""
         try:
-            self.front.log_request(self.request, self.status.split(" ", 1)[0] if self.status else "-", self.bytes_sent)
+            self.front.log_request(self.request, self.status[:3] if self.status else "-", self.bytes_sent)
         finally:
             BaseHandler.close(self)
 
@@ -423,12 +423,11 @@ class Response(SimpleHandler):
         headers = self.headers
         assert headers is not None
         lengths = headers.get_all("Content-Length")
-        is_head = self.request.method == "HEAD"
         framing = frame_answer(
             self.status,  # type: ignore[arg-type]
             lengths,
-            None if lengths else self._size(is_head),
-            is_head=is_head,
+            self._size,
+            is_head=self.request.method == "HEAD",
             modern=self.request.version != "HTTP/1.0",
             persistent=self.persistent and not self.client.is_ending(),
             version=self.http_version,
@@ -439,21 +438,30 @@ class Response(SimpleHandler):
         if length:
             added = b"Content-Length: %d\r\n" % int(length)
         elif length is not None and lengths:
-            self.headers = self.headers_class(headers.items())
-            del self.headers["Content-Length"]
+            self._drop("Content-Length")
         if self._chunked:
+            self._drop("Transfer-Encoding")
             added += b"Transfer-Encoding: chunked\r\n"
         if option is not None:
+            self._drop("Connection")
             added += _OPTIONS[option]
         return added
 
-    def _size(self, is_head: bool) -> int | None:
+    def _drop(self, name: str) -> None:
+        """Leave a field out. An application can add it to its list after start_response() has checked that."""
+        headers = self.headers
+        assert headers is not None
+        if name in headers:
+            self.headers = self.headers_class(headers.items())
+            del self.headers[name]
+
+    def _size(self) -> int | None:
         """The size of the body in octets, or None if it is unknown before the body is sent."""
         if self._file is not None:
             return self._file.count  # type: ignore[no-any-return]
         if self._is_empty:
             # An application may answer HEAD without the body that it has for GET.
-            return None if is_head else 0
+            return None if self.request.method == "HEAD" else 0
         if type(self.result) in (list, tuple):
             return sum(map(len, self.result))
         try:

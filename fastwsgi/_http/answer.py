@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from .grammar import is_content_length
@@ -21,7 +21,7 @@ AnswerFraming: TypeAlias = "tuple[bool, int | None, str | None, bool, bool, bool
 def frame_answer(
     status: str,
     lengths: Sequence[str],
-    size: int | None,
+    size: Callable[[], int | None],
     *,
     is_head: bool,
     modern: bool,
@@ -30,15 +30,15 @@ def frame_answer(
 ) -> AnswerFraming:
     """Decide how an answer is framed.
 
-    status: str, begins with three digits; lengths: the values of Content-Length that the application has set; size: how
-    many octets the body has, None if unknown; is_head: whether the request's method is HEAD; modern: whether the client
-    uses HTTP/1.1; persistent: whether client and server want to keep the connection; version: the server's, "1.1" or
-    "1.0". Raises ValueError for a Content-Length that isn't one decimal number.
+    status: str, begins with three digits; lengths: the values of Content-Length that the application has set; size:
+    called for the number of octets in the body, None if it's unknown; is_head: whether the request's method is HEAD;
+    modern: whether the client uses HTTP/1.1; persistent: whether client and server want to keep the connection;
+    version: the server's, "1.1" or "1.0". Raises ValueError for a Content-Length that isn't one decimal number.
 
     Sources: RFC 9110 sections 6.4.1 and 8.6, RFC 9112 sections 6.1, 6.3 and 9.3.
     """
     code = status[:3]
-    lengthless = code == "204" or code < "200"
+    lengthless = code == "204" or code[0] == "1"
     is_bodiless = is_head or lengthless or code == "304"
     content_length = room = None
     is_chunked = ends_with_connection = False
@@ -49,8 +49,9 @@ def frame_answer(
             raise ValueError(f"Content-Length must be one decimal number (got {', '.join(lengths)!r})")
         room = int(lengths[0])
     elif code != "304":
-        if size is not None:
-            room, content_length = size, str(size)
+        room = size()
+        if room is not None:
+            content_length = str(room)
         elif not is_head:
             is_chunked = modern and version != "1.0"
             ends_with_connection = not is_chunked

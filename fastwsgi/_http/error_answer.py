@@ -21,9 +21,11 @@ def error_answer(error: BadRequest, software: str, *, is_head: bool) -> tuple[by
     parts = {"code": error.status, "message": html.escape(phrase, quote=False)}
     body = (_Stdlib.error_message_format % {**parts, "explain": html.escape(error.reason, quote=False)}).encode()
     fields = [
+        ("Server", software),
+        ("Date", current_date()),
         ("Connection", "close"),
         ("Content-Type", _Stdlib.error_content_type),
         ("Content-Length", str(len(body))),
     ]
-    head = format_preamble("1.1", f"{error.status} {phrase}", current_date(), software) + bytes(Headers(fields))
+    head = format_preamble("1.1", f"{error.status} {phrase}", None, None) + bytes(Headers(fields))
     return head if is_head else head + body, phrase

@@ -9,6 +9,7 @@ requests, so every contradiction is refused (RFC 9112 sections 6 and 11.2). The 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .grammar import TCHAR, BadRequest, is_authority, is_content_length
@@ -52,7 +53,7 @@ def frame_request(request: Request, settings: Settings, needs_host: bool = True)
     request.length = length
 
 
-def _is_persistent(options: list[str], modern: bool) -> bool:
+def _is_persistent(options: Sequence[str], modern: bool) -> bool:
     """Whether the client allows the connection to stay open after this request (RFC 9112 section 9.3)."""
     if options == ["keep-alive"]:
         return True
@@ -60,7 +61,7 @@ def _is_persistent(options: list[str], modern: bool) -> bool:
     return "close" not in names and (modern or "keep-alive" in names)
 
 
-def _body_length(lengths: list[str], codings: list[str], modern: bool) -> int | None:
+def _body_length(lengths: Sequence[str], codings: Sequence[str], modern: bool) -> int | None:
     """The length of the body by RFC 9112 section 6.3, or None for a chunked body. Every contradiction is an error."""
     if codings:
         if lengths:
@@ -76,7 +77,7 @@ def _body_length(lengths: list[str], codings: list[str], modern: bool) -> int | 
     return int(lengths[0])
 
 
-def _check_codings(codings: list[str]) -> None:
+def _check_codings(codings: Sequence[str]) -> None:
     """Check the transfer codings (RFC 9112 section 6.1): only chunked is supported, and only once."""
     if len(codings) == 1 and codings[0].lower() == "chunked":
         return

@@ -242,7 +242,7 @@ def _json_line(request: Request, status: str, size: int, port: str, now: _Now) -
     line = (
         f'{{"time": "{now.iso}", "remote_address": {_quoted(request.client[0])}, "method": {_quoted(method)}, '
         f'"target": {_quoted(request.target)}, "version": {_quoted(request.version if method else "")}, '
-        f'"status": {status if status.isascii() and status.isdigit() else "null"}, "bytes": {size}, '
+        f'"status": {int(status) if status.isascii() and status.isdigit() else "null"}, "bytes": {size}, '
         f'"seconds": {round(monotonic() - request.began, 6)}, "host": {_quoted(request.joined("host"))}, '
         f'"referer": {_quoted(request.joined("referer"))}, "user_agent": {_quoted(request.joined("user-agent"))}'
     )

@@ -71,6 +71,7 @@ class ServiceFront:
     listens_again = False
     has_app_hook = False
     has_environ_hooks = False
+    handler_class: type | None = None
     is_interruptible = False  # SIGINT has a handler, or this isn't the main thread
     response_class: type[Response] = ServiceResponse
 
@@ -107,6 +108,9 @@ class ServiceFront:
             if access_log.line is not None:
                 self.log_line = self._line
 
+    def notice(self) -> bool:
+        return False
+
     def get_app(self) -> WSGIApplication:
         return self.application  # type: ignore[return-value]
 
@@ -125,10 +129,11 @@ class ServiceFront:
         return error_stream()
 
     def error_answer(self, request: Request, error: BadRequest) -> bytes:
+        self._find_client(request)
         if isinstance(error.__cause__, OSError | MemoryError):
             self.log_failure(request, error.reason, error.__cause__)
         answer, phrase = error_answer(error, SOFTWARE, is_head=request.method == "HEAD")
-        self.log_error(request, f"code {error.status}, message {phrase}")
+        self.log_error(request, "code %d, message %s", error.status, phrase)
         try:
             self.log_request(request, str(error.status), 0)
         except BaseException:  # no log may cost a client its answer
@@ -142,17 +147,20 @@ class ServiceFront:
         assert self._access_log.line is not None
         return self._access_log.line(request, status, size, self._port)
 
-    def log_request(self, request: Request, status: str, size: int) -> None:
-        if self._access_log is None:
-            return
+    def _find_client(self, request: Request) -> None:
+        """Find whom a trusted proxy names, for a request without an environ."""
         if request.environ is None and request.method and self._proxies.trusts_anybody:
-            environ = self.make_environ(request, 0)  # it was refused, so it has no environ yet
+            environ = self.make_environ(request, 0)
             self._proxies.revise(environ)
             request.client = environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
-        self._access_log.log(request, status, size, self._port)
 
-    def log_error(self, request: Request, message: str) -> None:
-        report(logging.INFO, "%s: %s", request.client[0] or "-", message)
+    def log_request(self, request: Request, status: str, size: int) -> None:
+        if self._access_log is not None:
+            self._find_client(request)
+            self._access_log.log(request, status, size, self._port)
+
+    def log_error(self, request: Request, message: str, *args: object) -> None:
+        report(logging.INFO, "%s: " + message, request.client[0] or "-", *args)
 
     def log_failure(self, request: Request, what: str, error: BaseException) -> None:
         report(logging.ERROR, "%s: %r: %s: %s", request.client[0] or "-", request.line, what, error)

@@ -10,28 +10,34 @@ import io
 import socket
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler as _Base
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from fastwsgi._backend import Request
 from fastwsgi._events.front import is_ctrl_c
 from fastwsgi._http.environ import add_body, request_environ
 from fastwsgi.handlers import error_stream
 
-from .hooks import CONTENT_TYPE, Overridden
+from .hooks import CONTENT_TYPE, ENVIRON_HOOKS, LOG_HOOKS, Overridden
 
 if TYPE_CHECKING:
-    from fastwsgi._backend import Request
     from fastwsgi._events.response import Response
     from fastwsgi._http.grammar import BadRequest
     from fastwsgi._http.settings import Settings
     from fastwsgi.types import ErrorStream, WSGIApplication, WSGIEnvironment
 
 
+# What is different in a handler class after a program has changed one of its hooks.
+_attributes = attrgetter(*{*ENVIRON_HOOKS, *LOG_HOOKS}, "server_version")
+
+
 class ServerFront:
     """Connects an ``EventServer`` to a WSGIServer; see ``Front``.
 
     server: the WSGIServer; handler_class: the class of its request handlers, whose hooks are called; response_class:
-    runs the application; http_version: "1.1" or "1.0"; listens_again: whether we may choose the backlog; hooks: which
-    of them are overridden.
+    runs the application; http_version: "1.1" or "1.0"; listens_again: whether we may choose the backlog; look: tells
+    which hooks are overridden now. A program may change its classes at any time.
     """
 
     begins_with_proxy = False
@@ -49,7 +55,7 @@ class ServerFront:
         *,
         http_version: str,
         listens_again: bool,
-        hooks: Overridden,
+        look: Callable[[], Overridden],
     ) -> None:
         self.server = self.holder = server
         self.listener: socket.socket = server.socket
@@ -59,13 +65,23 @@ class ServerFront:
         self.http_version = http_version
         self.listens_again = listens_again
         self.get_app: Callable[[], WSGIApplication] = server.get_app
-        self.note(hooks)
-        #: A handler class may have its own month names.
-        self.log_time: Callable[[], str] = object.__new__(handler_class).log_date_time_string
+        self._look = look
+        self._hooks: Overridden | None = None
+        self._seen: object = None
+        self._seen_base: object = None
+        self.notice()
+        nobody = Request("GET", "/", "HTTP/1.1", [])
+        nobody.address = ("", 0)
+        #: Of a handler, because a class may have its own month names, and these may be properties.
+        self.log_time: Callable[[], str] = self._adapter(nobody).log_date_time_string
+        nobody.adapter = None
 
-    def note(self, hooks: Overridden) -> None:
-        """Call these hooks from now on."""
-        self.has_app_hook, self.has_environ_hooks, self.has_log_hooks = hooks
+    def notice(self) -> bool:
+        """Find out which hooks are overridden now; return whether that has changed."""
+        self._seen, self._seen_base = _attributes(self.handler_class), _Base.log_message
+        before, self._hooks = self._hooks, self._look()
+        self.has_app_hook, self.has_environ_hooks, self.has_log_hooks, self._software = self._hooks
+        return self._hooks != before
 
     def is_for(self, server: Any) -> bool:
         """Whether this front still fits a server, whose attributes a program may change."""
@@ -101,6 +117,8 @@ class ServerFront:
         return handler
 
     def make_environ(self, request: Request, size: int) -> WSGIEnvironment:
+        if _attributes(self.handler_class) != self._seen or _Base.log_message is not self._seen_base:
+            self.notice()
         if self.has_environ_hooks:
             handler = self._adapter(request)
             environ: WSGIEnvironment = handler.get_environ()
@@ -108,9 +126,7 @@ class ServerFront:
             request.is_persistent = not handler.close_connection
             request.method, request.version = handler.command, handler.request_version
         else:
-            environ = request_environ(
-                self.server.base_environ, request, self.handler_class.server_version, CONTENT_TYPE
-            )
+            environ = request_environ(self.server.base_environ, request, self._software, CONTENT_TYPE)
         add_body(environ, request, size)
         return environ
 
@@ -123,8 +139,11 @@ class ServerFront:
         handler.wfile = answer = io.BytesIO()
         handler.log_error = self._guarded(handler, handler.log_error)
         handler.log_request = self._guarded(handler, handler.log_request)
-        handler._refuse(error)
-        request.adapter = None
+        try:
+            handler._refuse(error)
+        finally:
+            del handler.log_error, handler.log_request  # they hold the handler
+            request.adapter = None
         return answer.getvalue()
 
     def _guarded(self, handler: Any, hook: Callable[..., object]) -> Callable[..., None]:
@@ -154,11 +173,16 @@ class ServerFront:
             except Exception:  # a log line that can't be written must not fail the request
                 pass
 
-    def log_error(self, request: Request, message: str) -> None:
-        self._adapter(request).log_error(message)
+    def log_error(self, request: Request, message: str, *args: object) -> None:
+        self._adapter(request).log_error(message, *args)
 
     def log_failure(self, request: Request, what: str, error: BaseException) -> None:
-        self._adapter(request)._log_failure(what, error)
+        is_made = request.adapter is None
+        try:
+            self._adapter(request)._log_failure(what, error)
+        finally:
+            if is_made:
+                request.adapter = None
 
     def write_log(self, lines: str) -> None:
         if sys.stderr is not None:

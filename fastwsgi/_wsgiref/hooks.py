@@ -30,7 +30,7 @@ LOG_HOOKS = ("log_request", "log_message", "address_string", "log_date_time_stri
 
 
 class Overridden(NamedTuple):
-    """Which hooks a program overrides that the event-driven server calls."""
+    """What a program overrides of the hooks and attributes that the event-driven server uses."""
 
     #: How the application is got: get_app().
     app: bool
@@ -38,6 +38,8 @@ class Overridden(NamedTuple):
     environ: bool
     #: What a log line is made of.
     log: bool
+    #: The value of SERVER_SOFTWARE.
+    software: str
 
 
 class Explanation(NamedTuple):

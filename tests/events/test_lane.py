@@ -25,6 +25,7 @@ from fastwsgi import simple_server
 from fastwsgi._backend import Request, accelerator
 from fastwsgi._events.channel import PlainChannel
 from fastwsgi._events.connection import Connection
+from fastwsgi._events.lane import teach
 from fastwsgi._events.shared_loop import SharedLoop
 from fastwsgi._events.single_loop import plain_hand_out
 from fastwsgi.simple_server import ServerHandler, WSGIRequestHandler, make_server
@@ -404,6 +405,7 @@ def general_requests(server: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list to which the target of each request is added that the general path takes."""
     targets: list[str] = []
     from fastwsgi._events.connection import Connection
+from fastwsgi._events.lane import teach
 
     take = Connection._take_head
 
@@ -632,7 +634,7 @@ def test_lanes_share_what_they_remember() -> None:
         inside = simple_server._inside_of(server, loop, 2).server
         inside.front.revise = lambda environ: seen.append(environ["PATH_INFO"])
         for lane in inside.lanes:
-            inside.refresh_lane(lane)
+            teach(lane, inside)
         seen.clear()
         ours, theirs = socket.socketpair()
         with ours:

@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "_wsgiref.*": COMMON | GATEWAY | {"_http.*", "_events.*", "_wsgiref.*"},
     "simple_server": COMMON | GATEWAY | {"_http.*", "_events.*", "_wsgiref.*"},
     "_service.*": COMMON | GATEWAY | {"_version", "_http.*", "_events.*", "_service.*"},
-    "gunicorn": {"_backend", "_service.*"},
+    "gunicorn": {"_backend", "_http.*", "_service.*"},
     "_install": {"types", "simple_server"} | GATEWAY,
     "swap": {"_install"},
     "__init__": {"_backend", "_install", "_version", "types", "_service.*"},
