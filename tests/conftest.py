@@ -1,4 +1,4 @@
-"""The legs, on which each test runs on a named implementation; and the fixtures that several folders share."""
+"""The legs (a leg runs the tests on one named implementation), and the fixtures that several folders share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep what the leg can run: on the standard library's the shared tests, less the listed differences."""
+    """Select the tests that the leg can run: for the standard library, the shared ones without listed differences."""
     for item in items:
         for marker in item.iter_markers("differs"):
             if marker.args[0] not in DIFFERENCES:
@@ -62,12 +62,12 @@ def leg(pytestconfig: pytest.Config) -> str:
     return str(pytestconfig.getoption("--leg"))
 
 
-# Hypothesis refuses fixtures of function scope in generated tests, so these have module scope.
+# Module scope, because Hypothesis refuses fixtures of function scope in generated tests.
 @pytest.fixture(scope="module", params=["_fallback", pytest.param("_speedups", marks=pytest.mark.compiled)])
 def twin(request: pytest.FixtureRequest) -> ModuleType:
-    """Each implementation of the inner loops: the pure module, and on the compiled leg the extension, too.
+    """Each implementation of the inner loops: the pure module, and on the compiled leg the extension too.
 
-    There a missing extension is an error.
+    A missing extension on the compiled leg is an error.
     """
     return importlib.import_module(f"fastwsgi.{request.param}")
 
@@ -77,13 +77,13 @@ def twin(request: pytest.FixtureRequest) -> ModuleType:
     params=[pytest.param(True, id="lane"), pytest.param(False, id="no lane", marks=pytest.mark.compiled)],
 )
 def lane(request: pytest.FixtureRequest) -> bool:
-    """Whether servers may use the fast lane. Only the compiled leg has one, so the others run such a test once."""
+    """Whether servers may use the fast lane. Only the compiled leg has it, so the other legs run such a test once."""
     return bool(request.param)
 
 
 @pytest.fixture(scope="session")
 def wsgi(leg: str) -> SimpleNamespace:
-    """wsgiref's six modules, of the implementation under test, as attributes."""
+    """An object with wsgiref's six modules of the implementation under test as attributes."""
     package = "wsgiref" if leg == "stdlib" else "fastwsgi"
     modules: dict[str, ModuleType] = {}
     for name in MODULES:
@@ -94,7 +94,7 @@ def wsgi(leg: str) -> SimpleNamespace:
 
 @pytest.fixture
 def place(leg: str) -> Iterator[Path]:
-    """A directory with the site in it, whose path is short enough for unix sockets."""
+    """A directory with the site, whose path is short enough for unix sockets."""
     from services import site_directory  # not before the leg is chosen, because it imports fastwsgi
 
     with site_directory() as place:
@@ -103,7 +103,7 @@ def place(leg: str) -> Iterator[Path]:
 
 @pytest.fixture
 def empty_place(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory to be in, for unix sockets."""
+    """Change to an empty directory, for unix sockets."""
     path = tmp_path_factory.mktemp("s")
     monkeypatch.chdir(path)
     return path

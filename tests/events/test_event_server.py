@@ -24,7 +24,7 @@ ANSWER = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 
 class Recorder:
-    """An application that answers with the request's body, and keeps the targets."""
+    """An application that answers with the request's body, and records the targets."""
 
     def __init__(self) -> None:
         self.targets: list[str] = []
@@ -37,13 +37,13 @@ class Recorder:
 
 # ---- requests that are refused ----------------------------------------------------------------------
 
-# What BAD_LINES and BAD_FIELDS say of the parsers; here of the server. RFC 9112 unless it says otherwise.
+# BAD_LINES and BAD_FIELDS test the parsers; these cases test the server. Sections are of RFC 9112 unless noted.
 REFUSED: dict[str, tuple[bytes, int]] = {
     **{f"line: {name}": (line + b"Host: h\r\n\r\n", status) for name, (line, status) in BAD_LINES.items()},
     **{
         f"field: {name}": (b"GET / HTTP/1.1\r\nHost: h\r\n" + section.replace(b"Host", b"X-A"), 400)
         for name, section in BAD_FIELDS.items()
-        if name not in ("data behind", "a second empty line", "cut in a line")  # what is behind makes it good
+        if name not in ("data behind", "a second empty line", "cut in a line")  # completed by the next octets
     },
     # section 2.2: a line ends with CRLF
     "bare LFs": (b"GET / HTTP/1.1\nHost: h\n\n", 400),
@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "a long body, announced": (POST + b"Content-Length: 2000\r\nExpect: 100-continue\r\n\r\n", 413),
     "a long chunk": (POST + b"Transfer-Encoding: chunked\r\n\r\n7d0\r\n" + b"a" * 2000, 413),
     "long chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"3e8\r\n%s\r\n" % (b"a" * 1000) * 2, 413),
-    # The last one first: whoever reads requests from a body reads what somebody else has made up.
+    # A request in a body: a server that read it as a request would run what an attacker made up.
     "a request in a body": (POST + b"Content-Length: x\r\n\r\nGET /in-the-body HTTP/1.1\r\nHost: h\r\n\r\n", 400),
 }
 
@@ -87,7 +87,7 @@ def test_the_table_has_what_it_takes() -> None:
 @pytest.mark.parametrize("arrival", ["whole", "byte by byte", "with trailing data"])
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_request_that_is_refused(start: Any, case: str, arrival: str, capsys: Any) -> None:
-    """Answered once, with its status and without a traceback; the application isn't called, the connection closed."""
+    """It gets one answer, with its status and no traceback; the application isn't called, the connection is closed."""
     request, status = REFUSED[case]
     application = Recorder()
     running = start(application, max_body=1000)
@@ -105,7 +105,7 @@ def test_a_request_that_is_refused(start: Any, case: str, arrival: str, capsys: 
 
 @pytest.mark.parametrize("arrival", ["whole", "byte by byte", "with trailing data"])
 def test_nothing_is_parsed_behind_an_error(start: Any, arrival: str) -> None:
-    """RFC 9112 section 11.2: what is behind a request that can't be understood, may be anything."""
+    """RFC 9112 section 11.2: the octets after a request that can't be parsed may be anything."""
     application = Recorder()
     answer = exchange(start(application).address, GET + b"GET  / HTTP/1.1\r\n\r\n" + GET, arrival, may_be_reset=True)
     assert ANSWER.findall(answer) == [b"200", b"400"]
@@ -124,7 +124,7 @@ def test_asterisk_form(start: Any, arrival: str) -> None:
 
 @pytest.mark.parametrize("arrival", ["whole", "byte by byte"])
 def test_empty_lines_before_a_request(start: Any, arrival: str) -> None:
-    """RFC 9112 section 2.2: skipped, and no request by themselves."""
+    """RFC 9112 section 2.2: they are skipped, and aren't requests."""
     application = Recorder()
     with Client(start(application).address) as client:
         for _ in range(2):
@@ -138,7 +138,7 @@ def test_empty_lines_before_a_request(start: Any, arrival: str) -> None:
 
 # ---- time -------------------------------------------------------------------------------------------
 
-# RFC 9110 section 15.5.9. name: what is sent, and the status, or None: closed without a word
+# RFC 9110 section 15.5.9. name: the octets sent, and the status; None: closed without an answer
 UNFINISHED: dict[str, tuple[bytes, int | None]] = {
     "nothing": (b"", None),
     "an empty line": (b"\r\n", None),
@@ -172,20 +172,20 @@ def test_what_isnt_complete_in_time(start: Any, case: str, before: bytes) -> Non
 
 
 def test_a_body_may_take_its_time_if_it_comes_on(start: Any) -> None:
-    """The time for a body is counted from one step forward to the next."""
+    """The timeout of a body restarts whenever octets arrive."""
     with Client(start(Recorder(), progress_timeout=0.3).address) as client:
         client.send(POST + b"Content-Length: 8\r\n\r\n")
         client.sock.settimeout(0.1)
         for _ in range(8):
             with pytest.raises(TimeoutError):
-                client.sock.recv(1)  # no answer yet: and so 0.1 s go by
+                client.sock.recv(1)  # there is no answer yet, and 0.1 s pass
             client.sock.sendall(b"a")
         client.sock.settimeout(10)
         assert client.reply().body == b"a" * 8
 
 
 def test_a_head_may_not(start: Any) -> None:
-    """A head's time is counted from its start: octets that drip in don't prolong it."""
+    """The timeout of a head counts from its start: single octets don't extend it."""
     with Client(start(Recorder(), head_timeout=0.4).address) as client:
         client.send(b"GET / HTTP/1.1\r\nX-A: ")
         client.sock.settimeout(0.1)
@@ -202,7 +202,7 @@ def test_a_head_may_not(start: Any) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"\x16\x03\x01\x02\x00"], ids=["silent", "half a hello"])
 def test_a_handshake_that_takes_too_long(start: Any, data: bytes) -> None:
-    """It keeps nobody else waiting, and ends."""
+    """It doesn't delay other clients, and it is ended."""
     running = start(Recorder(), tls=True, head_timeout=0.3)
     with Client(running.address) as silent:
         silent.send(data)
@@ -213,7 +213,7 @@ def test_a_handshake_that_takes_too_long(start: Any, data: bytes) -> None:
 
 
 class Slow:
-    """An application that is at work until it's told to be done."""
+    """An application that runs until the test ends it."""
 
     def __init__(self) -> None:
         self.begun, self.may_end = threading.Event(), threading.Event()
@@ -228,7 +228,7 @@ class Slow:
 
 
 def test_an_application_may_take_its_time_at_nobodys_cost(start: Any) -> None:
-    """What time it took, is no client's fault: none of them runs out of it meanwhile."""
+    """Its time isn't charged to clients: no timeout expires because of it."""
     application = Slow()
     running = start(application, head_timeout=0.2, progress_timeout=0.2, keep_alive_timeout=0.2)
     with Client(running.address) as slow, Client(running.address) as other, Client(running.address) as third:
@@ -250,7 +250,7 @@ def test_an_application_may_take_its_time_at_nobodys_cost(start: Any) -> None:
 
 
 def test_a_long_answer_to_a_fast_reader(start: Any) -> None:
-    """An answer may take any time, if the client takes what there is."""
+    """An answer may take any time if the client reads what is sent."""
     paused = threading.Event()
 
     def application(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
@@ -280,7 +280,7 @@ PIPELINE = b"".join([
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize("arrival", ["whole", "byte by byte"])
 def test_requests_on_one_connection(start: Any, arrival: str, tls: bool) -> None:
-    """RFC 9112 section 9.3.2: answered in their order, and none behind the one that closes."""
+    """RFC 9112 section 9.3.2: they are answered in order, and none after the one that closes."""
     application = Recorder()
     with Client(start(application, tls=tls).address, tls=tls) as client:
         try:
@@ -305,7 +305,7 @@ def test_many_requests_on_one_connection(start: Any) -> None:
 
 @pytest.mark.parametrize("kind_of_answer", ["list", "generator", "write()"])
 def test_a_request_waits_until_the_one_before_is_answered(start: Any, kind_of_answer: str) -> None:
-    """In full, to the last octet: an answer that is still being sent holds the next request up."""
+    """A request waits as long as an octet of the answer before it still has to be sent."""
     size, events = 1 << 24, []
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
@@ -346,7 +346,7 @@ EXPECT = b"Expect: 100-continue\r\n"
     ids=["length", "chunked"],
 )
 def test_100_continue(start: Any, head: bytes, body: bytes) -> None:
-    """RFC 9110 section 10.1.1: sent to who waits for it, before the application is called; and only once."""
+    """RFC 9110 section 10.1.1: it is sent once, before the application is called, to a client that waits for it."""
     application = Recorder()
     with Client(start(application).address) as client:
         for count in range(2):
@@ -394,7 +394,7 @@ def test_no_100_continue_for_what_is_refused(start: Any, fields: bytes, status: 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_client_that_goes_on_sending_can_read_why_it_is_refused(start: Any, framing: str) -> None:
-    """RFC 9112 section 9.6: closing with octets unread would reset the connection, and the answer were lost."""
+    """RFC 9112 section 9.6: closing with unread octets would reset the connection, and the answer would be lost."""
     with Client(start(Recorder(), max_body=1000).address) as client:
         if framing == "length":
             client.send(POST + b"Content-Length: 8000000\r\n\r\n")
@@ -403,7 +403,7 @@ def test_a_client_that_goes_on_sending_can_read_why_it_is_refused(start: Any, fr
             client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
             block = b"10000\r\n" + bytes(65536) + b"\r\n"
         for _ in range(120):
-            client.send(block)  # all of it: it's read away
+            client.send(block)  # everything is accepted, because the server reads and drops it
         assert client.reply().status == 413
         assert client.rest() == b""
 
@@ -419,7 +419,7 @@ def test_the_server_waits_only_so_long_for_a_client_to_close(start: Any) -> None
 
 @pytest.mark.parametrize("data", [b"", b"\r\n", b"\r"])
 def test_a_client_that_says_nothing(start: Any, data: bytes, capsys: Any) -> None:
-    """It may go without being answered or logged."""
+    """It may leave without an answer and without a log line."""
     running = start(Recorder())
     for leave in (Client.close, Client.reset):
         client = Client(running.address)
@@ -441,7 +441,7 @@ def test_a_half_closed_connection_is_answered(start: Any) -> None:
 
 
 def test_shutdown_lets_answers_be_read(start: Any) -> None:
-    """Those that were begun; who only waits, is let go."""
+    """Answers that have begun are completed; idle connections are closed."""
     size = 1 << 24
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -464,7 +464,7 @@ def test_shutdown_lets_answers_be_read(start: Any) -> None:
 
 
 def test_nothing_is_accepted_during_shutdown(start: Any) -> None:
-    """While others read their answers; not even when deadlines are looked at."""
+    """Not even when deadlines are checked while other clients read their answers."""
     application = returning(lambda: [bytes(1 << 24)])
     running: EventServer = start(application, graceful_timeout=10.0, linger_timeout=0.04)
     with Client(running.address, room=4096) as reader:
@@ -483,7 +483,7 @@ def test_nothing_is_accepted_during_shutdown(start: Any) -> None:
 
 
 def test_what_a_hook_raises_ends_one_connection(start: Any, capsys: Any) -> None:
-    """As in socketserver: handle_error() is told, the client gets no answer, others are served on."""
+    """As in socketserver: handle_error() is called, the client gets no answer, and other clients are still served."""
     hook: dict[str, Any] = {}
 
     def get_environ(self: Any) -> Any:
@@ -503,7 +503,7 @@ def test_what_a_hook_raises_ends_one_connection(start: Any, capsys: Any) -> None
 
 
 def test_the_last_answer_says_so(start: Any) -> None:
-    """RFC 9112 section 9.6: a server that is about to close tells it beforehand."""
+    """RFC 9112 section 9.6: a server announces in its last answer that it will close the connection."""
     running: EventServer = start(Recorder())
     with Client(running.address) as client:
         client.send(GET)
@@ -559,7 +559,7 @@ def test_a_half_sent_head_behind_a_request_has_a_heads_time(start: Any) -> None:
 
 
 def test_an_application_that_has_nothing_to_say_yet_blocks_nobody(start: Any) -> None:
-    """PEP 3333, "Middleware Handling of Block Boundaries": empty blocks are how an iterable waits."""
+    """PEP 3333, "Middleware Handling of Block Boundaries": an iterable yields empty blocks while it waits."""
     begun: list[bool] = []
     done: list[bool] = []
 
@@ -582,7 +582,7 @@ def test_an_application_that_has_nothing_to_say_yet_blocks_nobody(start: Any) ->
 
 @pytest.mark.parametrize("end", ["Connection: close", "HTTP/1.0", "idle", "refused"])
 def test_tls_ends_with_a_closure_alert(start: Any, end: str) -> None:
-    """RFC 9112 section 9.8: without it, it may be somebody else who has cut the answer short."""
+    """RFC 9112 section 9.8: without the alert, an attacker may have truncated the answer."""
     data = {
         "Connection: close": b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
         "HTTP/1.0": b"GET / HTTP/1.0\r\n\r\n",

@@ -1,6 +1,6 @@
-"""Failures on the server's side: disks, memory, the error stream, pollers, sockets.
+"""Failures of the server: disks, memory, the error stream, pollers, sockets.
 
-Each time the client gets a whole answer or a visibly broken one, the request has its line in the log, nothing stays
+In each case the client gets a complete answer or a visibly broken one, the request is logged, no resource is left
 behind, and the next request is served.
 """
 
@@ -43,7 +43,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 # ---- disks ------------------------------------------------------------------------------------------
 
-#: Why there is no temporary file, the status for it, and what makes one then.
+#: The reason for a missing temporary file, the status of the answer, and the function that fails.
 NO_ROOM = {
     "full": (507, lambda: open("/dev/full", "w+b")),  # noqa: SIM115 - the server's to close
     "no descriptors": (503, raising(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))),
@@ -51,7 +51,7 @@ NO_ROOM = {
 }
 
 
-# The shorter one is in the file's own buffer until that is rewound.
+# The shorter body stays in the file's buffer until the file is rewound.
 @pytest.mark.parametrize("size", [1001, 300_000])
 @pytest.mark.parametrize("coding", ["length", "chunked"])
 @pytest.mark.parametrize("reason", NO_ROOM)
@@ -94,7 +94,7 @@ def test_a_body_that_cant_be_stored_is_refused(
 def test_an_answer_that_cant_be_stored_is_visibly_broken(
     start: Any, framing: str, goes_on: bool, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing follows the octets that are missing: not the rest, nor the next answer."""
+    """Nothing follows the missing octets: neither the rest nor the next answer."""
     failures: list[OSError] = []
     has_failed = threading.Event()
     blocks = 200  # more than the kernel takes for a client that doesn't read
@@ -158,7 +158,7 @@ def test_a_file_that_gets_shorter_is_an_error_that_is_logged(start: Any, log: Lo
 def test_without_descriptors_a_file_is_read(
     start_threads: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In several threads a file is sent from a descriptor of our own, if there is one."""
+    """With several threads, a file is sent from a duplicate of its descriptor, if one is available."""
     path = tmp_path / "file"
     path.write_bytes(BLOCK)
 
@@ -177,7 +177,7 @@ def test_without_descriptors_a_file_is_read(
 
 
 class FailingStream(io.StringIO):
-    """Takes nothing."""
+    """A stream whose writes fail."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ def test_an_error_stream_that_fails_costs_no_answer(start: Any, stream: str, mon
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_server_starts_without_an_error_stream(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From 3.15 it's asked whether it has colours."""
+    """From Python 3.15 the standard library asks the stream whether it supports colours."""
     monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
     with serving(simple_server.make_server("127.0.0.1", 0, erring)) as address:
         assert exchange(address, GET).endswith(b"\r\n\r\nhello")
@@ -254,7 +254,7 @@ def test_nor_on_the_classic_path(stream: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_client_has_its_answer_before_the_error_is_logged(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error stream that nobody reads keeps its writer waiting."""
+    """An error stream that nobody reads blocks its writer."""
     may_go_on = threading.Event()
 
     class Slow(io.StringIO):
@@ -274,11 +274,11 @@ def test_a_client_has_its_answer_before_the_error_is_logged(start: Any, monkeypa
 
 
 class FailingPoller:
-    """A poller, of which some calls fail for want of memory in the kernel."""
+    """A poller with calls that fail as if the kernel had no memory."""
 
     def __init__(self, poller: Any) -> None:
         self._poller = poller
-        #: How many of the next calls fail, by name.
+        #: How many of the next calls must fail, by the call's name.
         self.failing = {"watch": 0, "new": 0, "again": 0}
 
     def _count(self, name: str) -> None:
@@ -300,7 +300,7 @@ class FailingPoller:
 
 @pytest.fixture
 def pollers(monkeypatch: pytest.MonkeyPatch) -> list[FailingPoller]:
-    """The pollers of the loops that are made in the test."""
+    """The pollers of the loops that the test makes."""
     made: list[FailingPoller] = []
     for module, name in ((single_loop, "make_poller"), (shared_loop, "make_shared_poller")):
         make = getattr(module, name)
@@ -318,7 +318,7 @@ def test_a_connection_that_cant_be_watched_is_closed(
 ) -> None:
     running = start(hello)
     assert_serves(running)
-    # Whether the first answer comes, depends on which is there first: the request or the poller.
+    # The first answer arrives only if the request is there before the poller is needed.
     pollers[0].failing["new" if start.is_threaded else "watch"] = 1
     with pytest.raises((CutShortError, ConnectionError)), Client(running.address) as client:  # noqa: PT012 - see above
         client.get("/")
@@ -352,7 +352,7 @@ def test_a_connection_that_cant_be_armed_again_is_closed(
 def test_a_listening_socket_that_cant_be_armed_again_is_tried_again(
     start_threads: Any, pollers: list[FailingPoller]
 ) -> None:
-    running = start_threads(hello, keep_alive_timeout=0.2)  # so that it's tried again soon
+    running = start_threads(hello, keep_alive_timeout=0.2)  # so that it is soon tried again
     assert_serves(running)
     pollers[0].failing["again"] = 1
     for _ in range(3):
@@ -374,7 +374,7 @@ def test_a_listening_socket_that_cant_be_watched_again_is_tried_again(
 
 
 def test_one_connection_that_cant_be_closed_doesnt_keep_the_others(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor its descriptor: whatever close() says, it's closed."""
+    """Its descriptor is closed too, even if close() raises."""
     running = start(hello)
     clients = [Client(running.address) for _ in range(3)]
     for client in clients:
@@ -399,7 +399,7 @@ def test_one_connection_that_cant_be_closed_doesnt_keep_the_others(start: Any, m
 
 
 def test_urgent_data_stops_nothing(start: Any) -> None:
-    """HTTP has none. recv() ends before it, so that few octets don't mean that there are no more."""
+    """HTTP doesn't use it. recv() stops before it, so a short result doesn't mean that there is no more input."""
     is_called, may_go_on = threading.Event(), threading.Event()
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
@@ -424,7 +424,7 @@ def test_urgent_data_stops_nothing(start: Any) -> None:
 @pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM], ids=["ENOBUFS", "ENOMEM"])
 @pytest.mark.parametrize("call", ["send", "recv"])
 def test_a_shortage_of_memory_passes(start: Any, number: int, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says nothing of the client."""
+    """It isn't the client's fault."""
     running = start(hello, fast_lane=False)
     real = getattr(socket.socket, call)
     failures = iter([OSError(number, os.strerror(number))] * 3)
@@ -447,7 +447,7 @@ def test_a_shortage_of_memory_passes(start: Any, number: int, call: str, monkeyp
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EBADF], ids=["ENOMEM", "EBADF"])
 def test_the_leader_tries_again_what_it_cant_watch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But not a descriptor that was closed meanwhile."""
+    """It doesn't try again with a descriptor that was closed meanwhile."""
     poller = LeaderPoller()
     register = poller._selector.register
     failures = iter([OSError(number, os.strerror(number))])

@@ -1,6 +1,6 @@
-"""Objects that several threads share: right results and no crash, with a GIL and without.
+"""Objects that several threads share: correct results and no crash, with the GIL and without.
 
-Without a GIL everything here runs at once; with one, threads take turns as often as they can.
+Without the GIL the threads run at the same time. With it, they switch as often as possible.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ print(fastwsgi.implementation, sys._is_gil_enabled())
 
 
 def test_dates_are_each_threads_own(twin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each thread has a clock of its own, so that what all remember is never what the next one needs."""
+    """Each thread has a different clock, so that the shared cache never has the date that the next thread needs."""
     clocks: dict[int, float] = {}
     monkeypatch.setattr(time, "time", lambda: clocks[threading.get_ident()])
 
@@ -75,7 +75,7 @@ def test_dates_are_each_threads_own(twin: ModuleType, monkeypatch: pytest.Monkey
 
 
 def test_heads_are_read_at_once(twin: ModuleType) -> None:
-    """Parsed by one thread, and looked into by all, who make what is made at the first look."""
+    """One thread parses a head; then all threads read it, and build at the first access what is built lazily."""
     base = {"SERVER_NAME": "here", "wsgi.version": (1, 0)}
     heads = [
         twin.parse_head(f"GET /{i}?{i} HTTP/1.1\r\nHost: h{i}\r\nX-One: {i}a\r\nx-one: {i}b\r\n\r\n".encode())
@@ -134,7 +134,7 @@ def test_one_headers_object_is_read_at_once() -> None:
 
 
 def test_one_headers_object_is_changed_at_once() -> None:
-    """As with a list: who changes it while others do, may find his change undone, but never anything broken."""
+    """As with a list: a change may be undone by another thread, but the object is never broken."""
     headers = Headers([("X-0", "0")])
     right = {(f"X-{number}", f"{number}") for number in range(THREADS)} | {("Y", "y")}
 
@@ -158,7 +158,7 @@ def test_one_headers_object_is_changed_at_once() -> None:
 
 
 class Blocks:
-    """A file of numbered blocks, of which each is read once."""
+    """A file of numbered blocks, each of which is read once."""
 
     def __init__(self, count: int) -> None:
         self._left = list(range(count))
@@ -199,7 +199,7 @@ def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def server_field(handler_class: type[SimpleHandler]) -> str:
-    """Run an application; what the answer says of the server."""
+    """Run an application; return the Server field of its answer."""
     stdout = io.BytesIO()
     handler = handler_class(io.BytesIO(), stdout, io.StringIO(), {"SERVER_PROTOCOL": "HTTP/1.1"})
     handler.run(application)
@@ -212,7 +212,7 @@ def server_field(handler_class: type[SimpleHandler]) -> str:
 
 def test_classes_are_patched_while_handlers_run() -> None:
     classes = [type(name, (SimpleHandler,), {"server_software": "0"}) for name in ("One", "Other")]
-    said = [[0], [0]]  # by class: what was set, the newest last
+    said = [[0], [0]]  # the values set, by class; the newest is the last
 
     def patch() -> None:
         for value in range(1, 100):
@@ -223,7 +223,7 @@ def test_classes_are_patched_while_handlers_run() -> None:
     def run() -> None:
         for i in range(ROUNDS):
             cls, values = classes[i % 2], said[i % 2]
-            oldest = values[-1] - 1  # which may not yet be set, but the one before is
+            oldest = values[-1] - 1  # the last value may not be set yet, but the one before it is
             assert oldest <= int(server_field(cls)) <= values[-1]
 
     together(patch, *[run] * (THREADS - 1))
@@ -253,7 +253,7 @@ FIELDS = [("Content-Type", "text/plain"), ("Content-Length", str(sum(map(len, RE
 
 @pytest.mark.parametrize("kind", THREADED_KINDS)
 def test_no_request_is_told_of_another(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients that repeat themselves, of whom only one can be remembered at a time."""
+    """The clients repeat their requests, and only one of them can be remembered at a time."""
     monkeypatch.setattr(fastwsgi._events.event_server, "MEMOS", 1)
 
     def tell(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -285,7 +285,7 @@ def test_no_request_is_told_of_another(kind: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("kind", THREADED_KINDS)
 def test_responses_may_be_begun_by_any_thread(kind: str) -> None:
-    """One of two is the first; who is late, hears so or is overruled, and the client gets one whole answer."""
+    """The first of two threads wins; the other gets an error or is ignored, and the client gets one complete answer."""
 
     def late(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         def start(status: str) -> None:

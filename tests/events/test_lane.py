@@ -1,4 +1,4 @@
-"""The fast lane gives the same octets and makes the same calls as the general path, for any request."""
+"""The fast lane sends the same octets and makes the same calls as the general path, for any request."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def answering(result: Callable[[], Any], status: str = "200 OK", headers: Any = 
 
 
 class Closing:
-    """An iterable without a length, with a close() that is counted, and may fail."""
+    """An iterable without a length. Its close() is counted, and may fail."""
 
     closed = 0
 
@@ -219,7 +219,7 @@ REQUESTS = {
     "plain": GET,
     "thrice the same": GET * 3,
     "the same fields, other lines": GET + b"POST /x HTTP/1.1\r\n" + BROWSER + b"GET /y?z HTTP/1.0\r\n" + BROWSER + GET,
-    # A memo holds one line, and learns another when that has been gone for a while.
+    # A memo has one request line, and learns another one after that line has not come for a while.
     "lines that come back": (
         GET * 3
         + b"".join(b"%s /%d?%d HTTP/1.1\r\n" % (method, i, i) + BROWSER for i in range(13) for method in METHODS)
@@ -289,7 +289,7 @@ REQUESTS = {
 
 
 class Handler(WSGIRequestHandler):
-    """Logs to a list by a hook that the lane has to call; the next one by itself."""
+    """Logs to a list by a hook that the lane must call."""
 
     lines: list[str]
 
@@ -298,7 +298,7 @@ class Handler(WSGIRequestHandler):
 
 
 class Pair:
-    """Two servers that differ in the lane only, each with the environs of the calls that it made."""
+    """Two servers that differ only in the lane, each with the environs of its calls."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self.application: Application = APPLICATIONS["one block"]
@@ -319,7 +319,7 @@ class Pair:
 
     def compare(self, application: Application, request: bytes, arrival: str) -> None:
         if arrival == "byte by byte" and is_last(request):
-            # A client that goes on sending after such a request may lose the answer to a reset.
+            # A client that still sends after such a request may lose the answer because of a reset.
             request = request[: request.index(b"\r\n\r\n") + 4]
         self.application = application
         Closing.closed = 0
@@ -335,14 +335,14 @@ class Pair:
 
 
 def is_last(request: bytes) -> bool:
-    """Whether the client has said that it sends no other request after the first."""
+    """Whether the client has announced that the first request is its last."""
     first = request.partition(b"\r\n\r\n")[0].lower()
     options = b",".join(re.findall(rb"^connection:(.*)$", first, re.MULTILINE))
     return b"close" in options or (b" http/1.0" in first and b"keep-alive" not in options)
 
 
 def plain(answer: bytes) -> bytes:
-    """Without what depends on the time: the date, and whether the body was there when the head was read."""
+    """Remove what depends on time: the date, and whether the body had arrived when the head was read."""
     return re.sub(rb"Date: [^\r]{29}\r\n", b"Date: now\r\n", answer.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""))
 
 
@@ -402,7 +402,7 @@ def test_any_requests_one_after_the_other(pair: Pair, requests: list[bytes], app
 
 
 def general_requests(server: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A list to which the target of each request is added that the general path takes."""
+    """A list that gets the target of each request on the general path."""
     targets: list[str] = []
     from fastwsgi._events.connection import Connection
 from fastwsgi._events.lane import teach
@@ -427,7 +427,7 @@ def test_usual_requests_take_the_lane(monkeypatch: pytest.MonkeyPatch, capsys: p
         exchange(address, GET * 2 + REQUESTS["body"] + head(H, line=b"GET /\\ HTTP/1.0"))
         assert targets == []
         exchange(address, REQUESTS["chunked"])
-        assert targets == ["/", "/a/b?c=d"]  # and what was behind it in the buffer
+        assert targets == ["/", "/a/b?c=d"]  # and the octets after it in the buffer
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err).splitlines()
     assert [re.sub(r"\[.*?\]", "[]", line) for line in lines] == [
         '127.0.0.1 - - [] "GET /a/b?c=d HTTP/1.1" 200 13',
@@ -441,7 +441,7 @@ def test_usual_requests_take_the_lane(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_log_lines_are_http_servers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Character by character: the lane's and the general path's."""
+    """The lines of the lane and of the general path are equal, character by character."""
     monkeypatch.setattr("time.time", lambda: 1_700_000_000.0)
     lines = []
     for fast_lane in (True, False):
@@ -455,7 +455,7 @@ def test_log_lines_are_http_servers(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 @pytest.mark.parametrize("fast_lane", [True, False])
 def test_classes_changed_while_serving(fast_lane: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next request sees the change, also on a connection that has a memo of the time before."""
+    """The next request sees the change, even on a connection with an older memo."""
     seen: list[Any] = []
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -511,7 +511,7 @@ def test_late_calls_do_no_harm(pair: Pair) -> None:
 @pytest.mark.skipif(sys.implementation.name == "pypy", reason="every object is left for the collector")
 @pytest.mark.parametrize("fast_lane", [True, False])
 def test_an_iterable_that_holds_start_response_goes_with_its_response(fast_lane: bool) -> None:
-    """PEP 3333's application as a class: no reference cycle is left for the collector."""
+    """As PEP 3333's application that is a class: no reference cycle is left for the garbage collector."""
     made = weakref.WeakSet[Any]()
 
     class Application:
@@ -529,7 +529,7 @@ def test_an_iterable_that_holds_start_response_goes_with_its_response(fast_lane:
     try:
         with serving(server) as address:
             assert exchange(address, GET * 20).count(b"6\r\nanswer\r\n") == 20
-        assert len(made) <= 1  # the last may still be a local of the loop's
+        assert len(made) <= 1  # the last one may still be a local variable of the loop
     finally:
         gc.enable()
 
@@ -549,7 +549,7 @@ def test_base_environ_may_grow(fast_lane: bool) -> None:
 
 @pytest.mark.parametrize("application", ["one block", "closing"])
 def test_a_log_hook_that_raises(application: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The answer is sent, so it's logged; the iterable is closed, and the connection stays."""
+    """The answer has been sent, so the exception is logged; the iterable is closed, and the connection stays open."""
 
     class Raising(Handler):
         lines: list[str] = []  # noqa: RUF012
@@ -583,7 +583,7 @@ def channel_of(channel_class: Any, log: list[Any], name: str, error: BaseExcepti
 
 @pytest.fixture(params=["plain", "accelerated"])
 def events(request: pytest.FixtureRequest) -> SimpleNamespace:
-    """A channel and what hands events out to it, without the accelerator and with it."""
+    """The channel class and hand_out(), without the accelerator and with it."""
     if request.param == "plain":
         return SimpleNamespace(channel=PlainChannel, hand_out=plain_hand_out)
     if accelerator is None:
@@ -592,7 +592,7 @@ def events(request: pytest.FixtureRequest) -> SimpleNamespace:
 
 
 def test_events_are_handed_out_in_order(events: SimpleNamespace) -> None:
-    """To connections, whatever one of them raises; the descriptors of others come back."""
+    """All connections get their events, even if one raises; the other descriptors are returned."""
     log: list[Any] = []
     error = ValueError("x")
     connections = {
@@ -627,7 +627,7 @@ def test_what_must_end_the_loop_does(events: SimpleNamespace) -> None:
 
 @pytest.mark.compiled
 def test_lanes_share_what_they_remember() -> None:
-    """Else a connection that another thread has this time would be parsed anew each time."""
+    """Otherwise the fields would be parsed again whenever another thread serves the connection."""
     seen: list[str] = []
     with make_server("127.0.0.1", 0, returning(lambda: [b"hello"])) as server:
         loop = SharedLoop(server.settings)
@@ -647,5 +647,5 @@ def test_lanes_share_what_they_remember() -> None:
                 connection.on_event()
                 assert ours.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
             loop.close()
-    # Made when it comes, made again when it comes a second time and is worth remembering, and then no more.
+    # The environ is made for the first request and for the second, when the memo stores it, and never again.
     assert seen == ["/0", "/1"]

@@ -1,6 +1,6 @@
-"""Applications that raise any exception, answer late, or lose their client: the server serves the others.
+"""Applications that raise any exception, answer late, or lose their client: the server still serves other clients.
 
-And each of their requests has its line in the log, once.
+Each of their requests has exactly one line in the log.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class OwnError(BaseException):
 
 
 class Failing:
-    """An iterable that raises in one place."""
+    """An iterable that raises at a chosen point."""
 
     def __init__(self, where: str, error: BaseException) -> None:
         self.where, self.error = where, error
@@ -73,7 +73,7 @@ class Failing:
 def test_no_error_of_an_application_ends_a_thread(
     start: Any, error_class: type[BaseException], where: str, log: Log
 ) -> None:
-    """Not in the main thread, where a KeyboardInterrupt may be a Ctrl-C."""
+    """Tested outside of the main thread, where a KeyboardInterrupt may be a Ctrl-C."""
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         if environ["PATH_INFO"] == "/":
@@ -112,7 +112,7 @@ def test_no_error_of_an_application_ends_a_thread(
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """That SIGINT raises KeyboardInterrupt, which it doesn't where a shell has started us in the background."""
+    """Make SIGINT raise KeyboardInterrupt, which it doesn't if a shell has started the tests in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -158,7 +158,7 @@ def test_ctrl_c_ends_serve_forever(ctrl_c: None, kind: str, where: str) -> None:
 
 
 class Late:
-    """Calls what was kept of an answer that is complete, each of which has to be refused."""
+    """Calls the kept functions of a complete answer. Each call must be refused."""
 
     def __init__(self) -> None:
         self.kept: list[Callable[[], Any]] = []
@@ -187,7 +187,7 @@ class Closing:
         return iter([b"fi", b"", b"rst"])
 
 
-# way: what the first application returns after it has written something, and its answer's status
+# way: the result of the first application after it has written something, and the status of its answer
 WAYS: dict[str, Callable[[Any, Callable[[], None]], Any]] = {
     "list": lambda write, close: [b"fi", b"rst"],
     "iterable": lambda write, close: iter([b"fi", b"", b"rst"]),
@@ -202,7 +202,7 @@ WAYS: dict[str, Callable[[Any, Callable[[], None]], Any]] = {
 @pytest.mark.parametrize("headers", [[], [("Content-Length", "5")]], ids=["", "length"])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_kept_of_an_answer_sends_nothing(start: Any, way: str, headers: Any, log: Log) -> None:
-    """A worker thread behind a timeout does so; the next answer on the connection may be somebody else's."""
+    """A worker thread may do so after a timeout, when the connection already has another request's answer."""
     late = Late()
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
@@ -236,7 +236,7 @@ def test_what_is_kept_of_an_answer_sends_nothing(start: Any, way: str, headers: 
 
 @pytest.mark.parametrize("goes_wrong", [False, True])
 def test_what_is_kept_on_the_classic_path_sends_nothing(log: Log, goes_wrong: bool) -> None:
-    """A handler that loops over requests, as Django's does, has one connection for many answers, too."""
+    """A handler that loops over requests, as Django's does, also has one connection for many answers."""
     late = Late()
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
@@ -268,7 +268,7 @@ def test_what_is_kept_on_the_classic_path_sends_nothing(log: Log, goes_wrong: bo
 def test_a_whole_answer_has_no_500_behind_it(
     length: Any, takes_short_cut: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the classic path and for whoever uses a SimpleHandler, with the short cut and without."""
+    """On the classic path and with a bare SimpleHandler, with the shortcut and without."""
 
     def application(environ: dict[str, Any], start_response: Any) -> FailsToClose:
         start_response("200 OK", length)
@@ -285,7 +285,7 @@ def test_a_whole_answer_has_no_500_behind_it(
 
 
 def test_an_answer_ends_when_what_is_being_sent_of_it_is_sent() -> None:
-    """Else a thread that is in write() might go on in the next answer."""
+    """Otherwise a thread inside write() might continue in the next answer."""
     is_sending, may_go_on = threading.Event(), threading.Event()
     order: list[str] = []
 
@@ -420,7 +420,7 @@ def test_an_error_after_the_client_has_left_is_logged(start: Any, log: Log) -> N
         write = start_response("200 OK", [])
         is_called.set()
         assert may_go_on.wait(10)
-        with contextlib.suppress(ConnectionError):  # not at once, perhaps: the kernel may take what nobody will read
+        with contextlib.suppress(ConnectionError):  # not always at once: the kernel may accept octets
             for _ in range(1000):
                 write(BLOCK)
             pytest.fail("it wasn't refused")
@@ -442,7 +442,7 @@ def test_an_error_after_the_client_has_left_is_logged(start: Any, log: Log) -> N
 
 @pytest.fixture
 def frequent_switches() -> Iterator[None]:
-    """Threads that take turns thousands of times as often as usual."""
+    """Let threads switch thousands of times as often as usual."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -453,7 +453,7 @@ def frequent_switches() -> Iterator[None]:
 
 @pytest.mark.parametrize("way", ["iterable", "write()", "error"])
 def test_a_thread_that_writes_while_the_answer_ends(start: Any, way: str, frequent_switches: None, log: Log) -> None:
-    """Whatever it manages to write belongs to its own answer, and the next answer is whole."""
+    """The octets that it still writes belong to its own answer, and the next answer is complete."""
     writes: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def keep_writing() -> None:
@@ -550,7 +550,7 @@ def test_an_error_that_raises_when_it_is_looked_at(start: Any, error_class: type
             assert client.get("/fails").status == 500
     assert_serves(running)
     assert len(log.wait_for_requests(THREADS + 3)) == THREADS + 3
-    if error_class is Notes:  # what some versions of traceback can show
+    if error_class is Notes:  # some versions of traceback can show these
         wait_until(lambda: log.text().count("Traceback (most recent call last)") == THREADS + 2)
         shown = re.findall(
             r"^.*Notes(?:: on purpose|'>, which can't be shown: <class 'ValueError'>)$", log.text(), re.M
@@ -595,4 +595,4 @@ def test_ctrl_c_leaves_no_half_answer_that_looks_whole(ctrl_c: None, kind: str) 
         with pytest.raises(KeyboardInterrupt):
             server.serve_forever()
         client.join(10)
-    assert len(failures) == 1  # a reset, be it seen while we read or by shutdown()
+    assert len(failures) == 1  # a reset, seen by recv() or by shutdown()

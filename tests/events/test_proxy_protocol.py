@@ -1,7 +1,7 @@
-"""The PROXY protocol's header: what each version says, where it ends, and what is refused.
+"""The PROXY protocol's header: the address in each version, where the header ends, and what is refused.
 
-The sections are those of HAProxy's specification. Every header comes whole, octet by octet, and with what
-follows it, of which nothing is taken.
+Section numbers refer to HAProxy's specification. Every header is tried in one piece, octet by octet, and with octets
+after it, which must stay in the stream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ V4 = bytes([192, 0, 2, 1, 10, 0, 0, 1]) + (56324).to_bytes(2, "big") + (443).to_
 V6 = bytes.fromhex("20010db8" + "00" * 11 + "01" + "00" * 15 + "01") + b"\x00\x50\x01\xbb"
 UNIX = b"/client".ljust(108, b"\0") + b"/server".ljust(108, b"\0")
 TLV = b"\x04\x00\x05hello" + b"\x03\x00\x04\x01\x02\x03\x04"
-#: What may follow: a TLS handshake, a request, another header.
+#: The octets that may follow: a TLS handshake, a request, another header.
 TRAILING = (b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\n\r\n", b"\n", b"PROXY UNKNOWN\r\n", SIGNATURE)
 
 
@@ -95,7 +95,7 @@ def test_octet_by_octet(case: str) -> None:
 
 @pytest.mark.parametrize("case", GOOD)
 def test_by_peeking(case: str) -> None:
-    # What the loop does: a stream in pieces, of which it takes what the header says, and never nothing.
+    # As the loop does: read a stream in pieces, and take what the header says, at least one octet each time.
     octets, source = GOOD[case]
     near, far = socket.socketpair()
     with near, far:
@@ -198,7 +198,7 @@ BAD = {
     "too long": version_2(0x21, 0x11, V4, length=4097),
     "LOCAL, too long": version_2(0x20, 0x00, b"", length=65535),
     "signature cut": SIGNATURE[:11] + b"\r" + b"\x21\x11\x00\x0c" + V4,
-    # Section 5: what else might come
+    # Section 5: other input that may come instead
     "a request": b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
     "an empty line and a request": b"\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n",
     "POST": b"POST / HTTP/1.1\r\n\r\n",
@@ -243,7 +243,7 @@ addresses = st.one_of(
 
 
 def encode(version: int, source: bytes, destination: bytes, ports: tuple[int, int], rest: bytes, short: bool) -> bytes:
-    """A header, written the plain way; short: IPv6 with its gap."""
+    """Make a header. short: whether IPv6 addresses are abbreviated."""
     family = {4: (0x11, "TCP4"), 16: (0x21, "TCP6")}[len(source)]
     if version == 2:
         numbers = b"".join(port.to_bytes(2, "big") for port in ports)
@@ -307,6 +307,6 @@ def test_garbage(octets: bytes, cut: int) -> None:
         assert header.wanted() <= 4096
         return header.done, header.source, taken
 
-    # However it comes, it means the same.
+    # The result must not depend on the pieces.
     assert outcome([octets]) == outcome([octets[:cut], octets[cut:]])
     assert outcome([octets]) == outcome([octets[i : i + 1] for i in range(len(octets))])

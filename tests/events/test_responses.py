@@ -19,7 +19,7 @@ start = pytest.fixture(params=ALL_KINDS)(starting)
 
 
 class Sized:
-    """An iterable that is no list, but has a length."""
+    """An iterable that isn't a list and has a length."""
 
     def __init__(self, *blocks: Any) -> None:
         self.blocks = blocks
@@ -35,7 +35,7 @@ class Sized:
 
 
 def late(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-    """PEP 3333: start_response() may be called as late as for the first block."""
+    """PEP 3333: start_response() may be called as late as with the first block."""
     start_response("200 OK", [])
     yield b"abc"
     yield b"def"
@@ -56,7 +56,7 @@ def only_writing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def replacing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """PEP 3333, "Error Handling": before headers are sent, exc_info allows other ones."""
+    """PEP 3333, "Error Handling": with exc_info, headers that weren't sent can be replaced."""
     start_response("500 Not yet", [("X-First", "1")])
     try:
         raise ValueError
@@ -65,7 +65,7 @@ def replacing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [b"abcdef"]
 
 
-# name: application, body, the length that is known, and the one that is known for HEAD
+# name: application, body, its length if known, and the length if known for HEAD
 BODIES: dict[str, tuple[Any, bytes, int | None, int | None]] = {
     "list": (returning(lambda: [b"abc", b"def"]), b"abcdef", 6, 6),
     "tuple": (returning(lambda: (b"abc", b"", b"def")), b"abcdef", 6, 6),
@@ -87,7 +87,7 @@ BODIES: dict[str, tuple[Any, bytes, int | None, int | None]] = {
     "bytes": (returning(lambda: (bytes([octet]) for octet in b"abcdef")), b"abcdef", None, None),
 }
 
-# RFC 9112 section 9.3. name: request, whether the client speaks HTTP/1.1, whether it lets the connection open
+# RFC 9112 section 9.3. name: request, whether the client uses HTTP/1.1, whether it keeps the connection open
 REQUESTS: dict[str, tuple[bytes, bool, bool]] = {
     "1.1": (GET, True, True),
     "1.1 close": (b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", True, False),
@@ -152,7 +152,7 @@ def test_an_answer_without_a_body(start: Any, case: str, method: str) -> None:
     status, headers, blocks, fields = BODILESS[case]
     result = (lambda: iter([b"abc"])) if blocks is None else (lambda: blocks)
     with Client(start(returning(result, status, headers)).address) as client:
-        for _ in range(2):  # on one connection: what follows the head is the next answer
+        for _ in range(2):  # on one connection, so that the octets after the head must be the next answer
             client.send(GET.replace(b"GET", method.encode()))
             reply = client.reply(method)
             assert reply.head.startswith(f"HTTP/1.1 {status}\r\n".encode())
@@ -173,7 +173,7 @@ def test_an_application_may_use_its_list_again(start: Any) -> None:
 
 
 def test_http_1_0_by_the_handler_class(start: Any) -> None:
-    """Who asks for HTTP/1.0 gets it, whatever the client speaks."""
+    """A handler class that sets HTTP/1.0 gets it, whatever version the client uses."""
     address = start(of(b"abc"), attributes={"protocol_version": "HTTP/1.0"}).address
     with Client(address) as client:
         reply = client.get()
@@ -200,7 +200,7 @@ def measured(length: int, blocks: list[bytes], how: str) -> Callable[..., Any]:
 @pytest.mark.parametrize("how", ["list", "iterator", "write()"])
 @pytest.mark.parametrize("blocks", [[b"abcde"], [b"ab", b"cde"], [b"abc", b"de"], [b"abc", b"d", b"e"]])
 def test_more_than_the_content_length(start: Any, how: str, blocks: list[bytes], capsys: Any) -> None:
-    """RFC 9112 section 6.3: cut, or the client would take the rest for the next answer; and logged."""
+    """RFC 9112 section 6.3: the body is cut and the error logged; the client would read the rest as the next answer."""
     running = start(measured(3, blocks, how))
     with Client(running.address) as client:
         for _ in range(2):
@@ -214,7 +214,7 @@ def test_more_than_the_content_length(start: Any, how: str, blocks: list[bytes],
 @pytest.mark.parametrize("how", ["list", "iterator", "write()"])
 @pytest.mark.parametrize("blocks", [[], [b"ab"], [b"a", b"b"]])
 def test_less_than_the_content_length(start: Any, how: str, blocks: list[bytes], capsys: Any) -> None:
-    """The connection is closed, or the client would take the next answer for the rest; and it's logged."""
+    """The connection is closed and the error logged; otherwise the client would read the next answer as the rest."""
     with Client(start(measured(3, blocks, how)).address) as client:
         client.send(GET * 2)
         client.head()
@@ -223,7 +223,7 @@ def test_less_than_the_content_length(start: Any, how: str, blocks: list[bytes],
 
 
 def test_a_length_that_lies(start: Any, capsys: Any) -> None:
-    """Of an iterable with one block, so it says, but it has two."""
+    """An iterable has a length of one block, but yields two."""
 
     class Lying(Sized):
         def __len__(self) -> int:
@@ -290,7 +290,7 @@ BAD_APPLICATIONS: dict[str, Any] = {
     "doesn't start, generator": lambda environ, start_response: iter([b"", b"abc"]),
     "returns None": returning(lambda: None),
     "returns a number": returning(lambda: 5),
-    # PEP 3333: bytes, and nothing that is like them
+    # PEP 3333: bytes only, and no similar type
     "str block": returning(lambda: ["abc"]),
     "empty str block": returning(lambda: [""]),
     "bytearray block": returning(lambda: [bytearray(b"abc")]),
@@ -332,7 +332,7 @@ BAD_APPLICATIONS: dict[str, Any] = {
 @pytest.mark.parametrize("case", BAD_APPLICATIONS)
 @pytest.mark.parametrize("request_bytes", [GET, OLD], ids=["1.1", "1.0"])
 def test_an_application_that_fails_is_a_500(start: Any, case: str, request_bytes: bytes, capsys: Any) -> None:
-    """One whole answer without anything of the application's; and it's in the log, not in the answer."""
+    """The client gets one complete answer with nothing from the application; the error is in the log only."""
     running = start(BAD_APPLICATIONS[case])
     with Client(running.address) as client:
         stays = request_bytes == GET
@@ -359,7 +359,7 @@ def test_no_500_has_a_body_for_head(start: Any) -> None:
 
 
 def failing_by(how: str, headers: list[tuple[str, str]]) -> Callable[..., Any]:
-    """An application that fails when its headers are sent, and a block."""
+    """An application that fails after its headers and a block are sent."""
 
     def generate(start_response: Any) -> Iterator[Any]:
         yield b"abc"
@@ -369,7 +369,7 @@ def failing_by(how: str, headers: list[tuple[str, str]]) -> Callable[..., Any]:
             raise LookupError("on purpose")
         except LookupError:
             if how == "exc_info":
-                # PEP 3333, "Error Handling": it must raise what it is given
+                # PEP 3333, "Error Handling": start_response() must raise the exception that it gets
                 start_response("500 Oops", [("X-Injected", "1")], sys.exc_info())
                 yield b"not reached"
             raise
@@ -387,7 +387,7 @@ def failing_by(how: str, headers: list[tuple[str, str]]) -> Callable[..., Any]:
 @pytest.mark.parametrize("how", ["raise", "a str", "exc_info", "after write()"])
 @pytest.mark.parametrize("framing", ["chunked", "length", "connection"])
 def test_an_answer_that_fails_in_the_middle_never_looks_whole(start: Any, how: str, framing: str, capsys: Any) -> None:
-    """RFC 9112 section 8; nothing else is answered, and nothing is injected."""
+    """RFC 9112 section 8: nothing else is answered, and nothing is injected."""
     headers = [("Content-Length", "6")] if framing == "length" else []
     with Client(start(failing_by(how, headers)).address) as client:
         client.send((OLD if framing == "connection" else GET) + GET)
@@ -395,7 +395,7 @@ def test_an_answer_that_fails_in_the_middle_never_looks_whole(start: Any, how: s
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"Injected" not in head
         if framing == "connection":
-            with pytest.raises(ConnectionResetError):  # an end of another kind would be the body's
+            with pytest.raises(ConnectionResetError):  # an orderly end would be the end of the body
                 client.rest()
         else:
             assert client.rest() == (b"abc" if framing == "length" else b"3\r\nabc\r\n")
@@ -455,7 +455,7 @@ def test_the_validator_finds_nothing(start: Any, case: str, framing: bytes, caps
 
 
 def test_a_reply_is_a_reply() -> None:
-    """The client of these tests finds what it is for."""
+    """The client of these tests detects the errors that it must detect."""
     client = Client.__new__(Client)
     for data, error in (
         (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc", CutShortError),

@@ -26,7 +26,7 @@ start = pytest.fixture(params=ALL_KINDS)(starting)
 
 
 class Closing:
-    """An iterable that notes when it's closed, and may fail anywhere."""
+    """An iterable that records when it is closed, and may fail at any point."""
 
     def __init__(self, *blocks: Any) -> None:
         self.blocks = blocks
@@ -58,7 +58,7 @@ class ClosingAndFailing(Closing):
         self.fails_to_close = True
 
 
-# PEP 3333, "Specification Details": close() is called on every way out. name: the iterable, headers, the answer
+# PEP 3333, "Specification Details": close() is called however the answer ends. name: the iterable, headers, the answer
 WAYS: dict[str, tuple[Callable[[], Any], list[tuple[str, str]], int]] = {
     "list subclass": (lambda: ClosingList([b"abc"]), [], 200),
     "empty list subclass": (ClosingList, [], 200),
@@ -86,7 +86,7 @@ def test_close_is_called_once(start: Any, way: str, method: str, capsys: Any) ->
 
     running = start(application)
     with Client(running.address) as client:
-        for _ in range(2):  # the connection is as good as before
+        for _ in range(2):  # the connection still works
             client.send(GET.replace(b"GET", method.encode()))
             assert client.reply(method).status == status
             assert made[0].closed == 1 or len(made) == 1  # after the last octet, and before the next request
@@ -159,7 +159,7 @@ def test_close_of_an_answer_that_nobody_reads_to_its_end(start: Any, how: str, c
 @pytest.mark.parametrize("how", ["too slow", "shutdown"])
 @pytest.mark.parametrize("kind_of_body", ["endless", "in the output"])
 def test_an_answer_that_is_broken_off_never_looks_whole(start: Any, how: str, kind_of_body: str) -> None:
-    """RFC 9112 section 8: a body that ends with the connection, to an HTTP/1.0 client, must not end orderly."""
+    """RFC 9112 section 8: the body for an HTTP/1.0 client ends with the connection, so the end must be a reset."""
     blocks = Endless() if kind_of_body == "endless" else Closing(*[BLOCK] * 200)
     running = start(returning(lambda: blocks), progress_timeout=0.2 if how == "too slow" else 30.0, max_output=1 << 24)
     with Client(running.address, room=4096) as client:
@@ -202,7 +202,7 @@ def test_a_slow_reader_suspends_the_iterator_and_blocks_nobody(start: Any) -> No
 
 
 def test_a_slow_reader_of_chunks_needs_no_disk(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chunk that is too long to be copied is sent in pieces, which wait together."""
+    """A chunk that is too long to copy is sent in pieces, which are all kept in memory."""
 
     def no_file(*args: Any, **keywords: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -219,7 +219,7 @@ def test_a_slow_reader_of_chunks_needs_no_disk(start: Any, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("size", [10, 1000, 1 << 16, 1 << 22])
 def test_write_to_a_slow_reader_goes_to_disk(start: Any, size: int) -> None:
-    """write() can't be suspended: what is over the limit isn't held in memory, and others are answered."""
+    """write() can't pause: output over the limit goes to a file, and other clients are served."""
     count = (1 << 25) // size if size > 1000 else 20_000
     held: list[int] = []
 
@@ -244,7 +244,7 @@ def test_write_to_a_slow_reader_goes_to_disk(start: Any, size: int) -> None:
     assert len(held) == count
     assert max(held) < 100_000 + size + 1000
     if size > 1000:
-        assert max(held) > 100_000  # else nothing was tested
+        assert max(held) > 100_000  # otherwise nothing would be tested
 
 
 def test_what_went_to_disk_is_gone_with_the_client(start: Any) -> None:
@@ -264,7 +264,7 @@ def test_what_went_to_disk_is_gone_with_the_client(start: Any) -> None:
 
 
 def test_a_client_that_is_gone_is_told_to_write(start: Any, capsys: Any) -> None:
-    """As a ConnectionError, which an application may handle; nothing is answered or logged."""
+    """write() raises ConnectionError, which the application may handle; nothing is answered or logged."""
     told: list[BaseException] = []
     gone = threading.Event()
 
@@ -296,7 +296,7 @@ CONTENT = bytes(range(256)) * 4096
 
 
 class File:
-    """An application that answers with one file, and what became of that."""
+    """An application that answers with one file, and records what happens to it."""
 
     def __init__(self, make: Callable[[], Any], headers: Any = (), skip: int = 0) -> None:
         self.make, self.headers, self.skip = make, list(headers), skip
@@ -336,7 +336,7 @@ def temporary(cls: Any) -> Callable[[Path], Any]:
     return make
 
 
-# name: how it's opened, and whether its length is known, because its octets are where they are said to be
+# name: how it is opened, and whether its length is known, because it is a plain file
 FILES: dict[str, tuple[Callable[[Path], Any], bool]] = {
     "buffered": (lambda path: path.open("rb"), True),
     "unbuffered": (lambda path: path.open("rb", buffering=0), True),
@@ -354,7 +354,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], bool]] = {
 @pytest.mark.parametrize("length", [None, 10, 300_000])
 @pytest.mark.parametrize("case", FILES)
 def test_a_file(start: Any, path: Path, case: str, length: int | None, skip: int, tls: bool) -> None:
-    """PEP 3333, "Optional Platform-Specific File Handling": from its position on, so much as Content-Length says."""
+    """PEP 3333, "Optional Platform-Specific File Handling": it is sent from its position on, up to Content-Length."""
     make, sized = FILES[case]
     application = File(lambda: make(path), [] if length is None else [("Content-Length", str(length))], skip)
     expected = CONTENT[skip:] if length is None else CONTENT[skip : skip + length]
@@ -381,7 +381,7 @@ def test_a_file_to_an_old_client(start: Any, path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "sendfile"), reason="no sendfile() here")
 def test_a_file_that_must_be_read(start: Any, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not every file system can send from its files."""
+    """Some file systems don't support sendfile()."""
 
     def refuse(*args: Any) -> int:
         raise OSError(errno.EINVAL, "Invalid argument")
@@ -434,7 +434,7 @@ LARGE = 1 << 25
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A file that no socket's buffers hold."""
+    """A file larger than the buffers of a socket."""
     path = tmp_path / "large"
     with path.open("wb") as file:
         for i in range(LARGE // 65536):
@@ -451,13 +451,13 @@ def test_a_large_file_is_open_until_it_is_sent(start: Any, large: Path, tls: boo
         head = client.head()
         assert b"\r\nContent-Length: %d\r\n" % LARGE in head
         if start.is_threaded:
-            # It's sent by a descriptor of the server's own: an iterable is closed in its thread.
+            # The server sends it from its own descriptor, because the iterable must be closed in its thread.
             running.wait_until(lambda: (application.closed, application.files[0].closed) == (1, True))
         else:
             assert (application.closed, application.files[0].closed) == (0, False)
         with Client(running.address, tls=tls) as other:
             other.send(GET.replace(b"GET", b"HEAD"))
-            other.reply("HEAD")  # others are answered
+            other.reply("HEAD")  # other clients are served
         for i in range(LARGE // 65536):
             assert client.exactly(65536) == b"%04x" % i * 16384
         client.send(GET.replace(b"GET", b"HEAD"))
@@ -467,7 +467,7 @@ def test_a_large_file_is_open_until_it_is_sent(start: Any, large: Path, tls: boo
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 def test_a_file_that_is_truncated_while_it_is_sent(start: Any, large: Path, tls: bool) -> None:
-    """The client gets less than it was promised, and then the end; nothing hangs."""
+    """The client gets less than Content-Length and then a reset; nothing hangs."""
     application = File(functools.partial(open, large, "rb"))
     running = start(application, tls=tls)
     with Client(running.address, tls=tls, room=4096) as client:
@@ -476,7 +476,7 @@ def test_a_file_that_is_truncated_while_it_is_sent(start: Any, large: Path, tls:
         os.truncate(large, 100_000)
         try:
             rest = client.rest()
-        except OSError:  # reset, or no end as TLS has it
+        except OSError:  # a reset, or an end without TLS's closure alert
             rest = b""
         assert len(rest) < LARGE
         running.wait_until_all_are_gone()

@@ -45,7 +45,7 @@ def hello(environ: dict[str, Any], start_response: Any) -> Any:
 
 
 def allow_descriptors(count: int) -> int:
-    """Let this process, and those it starts, have so many more descriptors open, or as many as it may."""
+    """Raise the limit of descriptors for this process and its children by a number, or as far as allowed."""
     resource: Any = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + 200
@@ -73,7 +73,7 @@ class Counter:
         poller.wait = counting
 
     def cost_of(self, do: Callable[[], object]) -> int:
-        """How many events something takes."""
+        """How many events some work takes."""
         before = self.events
         do()
         return self.events - before
@@ -81,7 +81,7 @@ class Counter:
 
 @contextlib.contextmanager
 def clients(address: Address, count: int, data: bytes = b"", **options: Any) -> Iterator[list[Client]]:
-    """Connections, on each of which something was sent."""
+    """Open connections, and send something on each."""
     with contextlib.ExitStack() as stack:
         made = [stack.enter_context(contextlib.closing(Client(address, **options))) for _ in range(count)]
         for client in made:
@@ -91,7 +91,7 @@ def clients(address: Address, count: int, data: bytes = b"", **options: Any) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_new_clients_do_not_keep_those_waiting_that_are_there(kind: str) -> None:
-    """However many have come meanwhile: with a slow application, only some of them are accepted at a time."""
+    """If many clients connect while the application is slow, only some of them are accepted at a time."""
     order: list[str] = []
     begun, goes_on = threading.Event(), threading.Event()
 
@@ -114,13 +114,13 @@ def test_new_clients_do_not_keep_those_waiting_that_are_there(kind: str) -> None
             goes_on.set()
             for client in (first, first, *new):
                 assert client.reply().status == 200
-    # That it is there, is known at the second turn.
+    # The second turn finds out that it is there.
     assert order.index("/known", 1) < len(order) - 20
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_request_that_comes_at_the_last_moment_is_answered(kind: str) -> None:
-    """It has come since the events were taken that are being handled, and by then the client's time is over."""
+    """It arrives while earlier events are handled, and by then the client's deadline has passed."""
     servers: list[EventServer] = []
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
@@ -142,7 +142,7 @@ def test_a_request_that_comes_at_the_last_moment_is_answered(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_crowd_slows_nobody_down(kind: str) -> None:
-    """Counted, not timed: a request takes as many events among a thousand connections as alone."""
+    """Counted, not timed: among a thousand connections, a request takes as many events as alone."""
     with event_server(hello, kind) as server:
         look_at_a_crowd(server)
 
@@ -177,7 +177,7 @@ def look_at_a_crowd(server: EventServer) -> None:
                 reader.sock.recv(1)
 
         assert counter.cost_of(ask_meanwhile) <= 20 * 4 + 20
-        # They are all served yet: it isn't by forgetting them.
+        # All are still served, so the server hasn't just forgotten them.
         half[-1].send(b"b\r\n\r\n")
         assert half[-1].reply().body == b"hello"
         assert idle[0].get().body == b"hello"
@@ -185,7 +185,7 @@ def look_at_a_crowd(server: EventServer) -> None:
 
 
 def census() -> dict[str, int]:
-    """How many objects there are of each kind that belongs to a connection."""
+    """The number of objects of each class that belongs to connections."""
     gc.collect()
     kinds = (
         connection.Connection, response.Response, output.Output, output.FileRange, body.IncomingBody, body.BodyFile,
@@ -213,7 +213,7 @@ SLOW = {
 @linux
 @pytest.mark.parametrize("end", ["deadline", "reset", "shutdown"])
 def test_nothing_stays(start: Any, end: str) -> None:
-    """Of slow clients, after their deadlines or whatever ends them: no connection, no descriptor, no object."""
+    """After slow clients have ended in any way, no connection, descriptor or object is left."""
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         if environ["PATH_INFO"] == "/written":
@@ -224,7 +224,7 @@ def test_nothing_stays(start: Any, end: str) -> None:
         return hello(environ, start_response)
 
     time_for = 0.3 if end == "deadline" else 30.0
-    # In several threads the application waits for such a client, in one of them.
+    # With several threads, the application waits for such a client in its thread.
     takes_a_thread = "reads nothing" if start.is_threaded and end != "deadline" else None
     server: EventServer = start(
         application,
@@ -248,7 +248,7 @@ def test_nothing_stays(start: Any, end: str) -> None:
         ]
         if end == "deadline":
             for client in slow[:50]:
-                with contextlib.suppress(ConnectionError):  # what it was sending, wasn't read
+                with contextlib.suppress(ConnectionError):  # the server hasn't read what the client sent
                     client.rest()
         else:
             server.wait_until(lambda: len(server.connections) == len(slow))
@@ -265,12 +265,12 @@ def test_nothing_stays(start: Any, end: str) -> None:
     client = None  # type: ignore[assignment]
 
     def nothing_is_left() -> bool:
-        # Of objects, PyPy's dicts may hold what was taken out until they need the place.
+        # PyPy's dicts may keep removed objects until they need the place.
         counted = census() if sys.implementation.name == "cpython" else {}
-        # Fewer, if the server's own are gone, or the collector has found some of an earlier test.
+        # There may be fewer, if the server's own are gone, or the garbage collector has freed some of an earlier test.
         return descriptors() <= files and all(left <= objects[kind] for kind, left in counted.items())
 
-    # The thread that closed the last one may have it in hand for another moment.
+    # The thread that closed the last one may keep it for a moment.
     wait_until(nothing_is_left)
 
 
@@ -289,7 +289,7 @@ def has_answer(client: Client) -> bool:
 
 
 def test_accepting_pauses_at_the_limit(start: Any) -> None:
-    """The others wait in the kernel's queue, at no cost, until there is room."""
+    """Other clients wait in the kernel's queue, at no cost, until there is room."""
     server: EventServer = start(hello, max_connections=5)
     counter = None if start.is_threaded else Counter(server)
     with clients(server.address, 5, GET) as inside, clients(server.address, 3, GET) as outside:
@@ -351,7 +351,7 @@ with simple_server.make_server("127.0.0.1", 0, application, Server) as server:
 
 @contextlib.contextmanager
 def program(kind: str, **options: Any) -> Iterator[Program]:
-    """A server in a process of its own."""
+    """A server in a separate process."""
     arguments = json.dumps({"settings": KINDS[kind], **options})
     with running(["-c", PROGRAM, arguments], r"^port (?P<port>\d+)$") as found:
         yield found
@@ -360,7 +360,7 @@ def program(kind: str, **options: Any) -> Iterator[Program]:
 @linux
 @pytest.mark.parametrize("kind", KINDS)
 def test_accepting_pauses_when_there_are_no_descriptors(kind: str) -> None:
-    """EMFILE is reported on and on as long as a connection waits; the loop mustn't listen to that."""
+    """While a connection waits, accept() fails with EMFILE again and again; the loop must not spin on it."""
     with program(kind, descriptors=8) as server, contextlib.ExitStack() as stack:
         made = [stack.enter_context(contextlib.closing(Client(server.address))) for _ in range(12)]
         for client in made:
@@ -368,7 +368,7 @@ def test_accepting_pauses_when_there_are_no_descriptors(kind: str) -> None:
         served = [made[0]]
         assert made[0].reply().status == 200
         before = int(made[0].get().body)
-        time.sleep(0.5)  # during which nothing should happen
+        time.sleep(0.5)  # nothing should happen in this time
         assert int(made[0].get().body) - before < 20
         served += [client for client in made[1:] if has_answer(client)]
         waiting = [client for client in made if client not in served]
@@ -385,7 +385,7 @@ def test_accepting_pauses_when_there_are_no_descriptors(kind: str) -> None:
 
 @pytest.mark.parametrize("shape", ["many fields", "a long field", "a long line"])
 def test_a_head_that_drips_in_costs_linear_work(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted in octets that are looked at: a search goes on where the one before has stopped."""
+    """Counted in searched octets: each search continues where the last one stopped."""
     looked_at = {"octets": 0, "lines": 0}
     find_head_end, parse_request_line = _backend.find_head_end, _backend.parse_request_line
 
@@ -445,7 +445,7 @@ def test_a_body_that_drips_in_costs_linear_work(line: bytes) -> None:
 
 
 def memory(server: Program, what: str = "VmRSS") -> int:
-    """Octets of memory that a program has, or ("VmHWM") has had at most since forget_peak()."""
+    """The memory of a program in octets: now, or with "VmHWM" the peak since forget_peak()."""
     text = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
     match = re.search(rf"^{what}:\s+(\d+) kB$", text, re.MULTILINE)
     assert match is not None
@@ -496,7 +496,7 @@ def test_what_is_large_goes_through_in_32_mib(kind: str, exchange: Callable[[Cli
     """200 MB of an upload or of write(), 1 GiB of a file."""
     file = tmp_path / "file"
     file.touch()
-    os.truncate(file, 1 << 30)  # without a gigabyte of disk
+    os.truncate(file, 1 << 30)  # sparse, so it needs no gigabyte on the disk
     with program(kind, file=str(file)) as server, Client(server.address) as client:
         client.get()
         before = forget_peak(server)
@@ -504,7 +504,7 @@ def test_what_is_large_goes_through_in_32_mib(kind: str, exchange: Callable[[Cli
         assert memory(server, "VmHWM") - before <= 32 << 20
 
 
-# PyPy's collector lets some garbage be, and takes a larger heap to leave room for more.
+# PyPy's garbage collector keeps some garbage and uses a larger heap.
 ROOM = 2048 if sys.implementation.name == "cpython" else 4096
 
 
@@ -513,12 +513,12 @@ ROOM = 2048 if sys.implementation.name == "cpython" else 4096
     ("kind", "patience"),
     [
         ("general path", 0.0),
-        # It remembers the fields of a thousand clients at most, and of none that has been quiet for 5 s.
+        # It remembers the fields of at most a thousand clients, and of none that has been idle for 5 s.
         ("fast lane", 10.0),
     ],
 )
 def test_what_an_idle_connection_takes(kind: str, patience: float) -> None:
-    """Of the server's own memory. 10 000 of them, or what this process may have open."""
+    """Measured in the server's own memory, with 10 000 connections or as many as this process may open."""
     count = allow_descriptors(9900)
     fields = b"".join(b"X-Field-%d: some value of the kind that browsers send\r\n" % i for i in range(10))
     request = b"GET /path?query HTTP/1.1\r\nHost: example.com\r\n" + fields + b"\r\n"

@@ -17,7 +17,7 @@ start = pytest.fixture(params=KINDS)(starting)
 def test_every_state_can_be_reached_and_left() -> None:
     names = [state.name for state in STATES]
     assert len(set(names)) == len(names)
-    reached = {PROXY.name, HANDSHAKE.name, IDLE.name}  # what a connection begins with
+    reached = {PROXY.name, HANDSHAKE.name, IDLE.name}  # the states in which a connection can begin
     for state in STATES:
         assert set(state.follows) <= set(names), state
         assert bool(state.follows) == (state is not CLOSED), state
@@ -44,7 +44,7 @@ def test_only_between_requests_may_the_lane_answer() -> None:
 
 
 def test_the_life_of_a_connection(start: Any, transitions: set[tuple[str, str]]) -> None:
-    """In pieces, so that it's in each state on its way."""
+    """The request is sent in pieces, so that the connection passes through each state."""
     running = start(hello)
     with Client(running.address) as client:
         client.send(b"POST / HTTP/1.1\r\nHost: h\r\n")
@@ -67,4 +67,4 @@ def test_an_answer_that_waits(start: Any, transitions: set[tuple[str, str]]) -> 
         for _ in range(2):
             assert len(client.reply().body) == 200 << 16
     assert ("SEND", "ANSWER") in transitions
-    assert transitions & {("SEND", "HEAD"), ("ANSWER", "HEAD")}  # the second request was there already
+    assert transitions & {("SEND", "HEAD"), ("ANSWER", "HEAD")}  # the second request had already arrived

@@ -1,6 +1,6 @@
-"""System calls that fail under a service: each answer is whole or visibly broken, each request is logged.
+"""System calls of a service that fail: each answer is complete or visibly broken, and each request is logged.
 
-Each test has one call fail with one error, or transfer less than it was asked for, while clients of all kinds come.
+In each test, one system call fails with one error, or transfers less than requested, while clients of all kinds come.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or sys.maxsize < 2**32, reason="the preloaded library is for 64-bit Linux"
 )
 
-#: Octets of a request's body that goes to a file, and of the others.
+#: The sizes of a request body that goes to a file, and of the others.
 SPOOLED, HELD = 100_000, 1000
-#: Calls that are left alone, one in how many fails, how many at most, and the octets of a shortened transfer.
+#: The number of calls that work first, then one in how many fails, the most that fail, and a shortened size.
 ROUNDS = ((0, 1, 4, 7), (1, 2, 20, 1), (4, 3, 20, 100), (0, 7, 50, 1000))
 
 LINE = re.compile(
     r"127\.0\.0\.1 - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\]"
     r' "(?:GET|POST) (/[^ "]+) HTTP/1\.[01]" (\d{3}|-) (\d+)'
 )
-MARK = re.compile(rb"<[a-z]+ \d+>")  # that the answer to another request has
+MARK = re.compile(rb"<[a-z]+ \d+>")  # which belongs to the answer to another request
 
 
 def faults() -> Iterator[Fault]:
     transfer = "EINTR", "EAGAIN", SHORT
-    shortage = "ENOBUFS", "ENOMEM"  # of memory in the kernel, which passes
+    shortage = "ENOBUFS", "ENOMEM"  # the kernel is short of memory for a moment
     for calls, kind, harmless, harmful in (
         (("RECV",), "SOCKET", (*transfer, *shortage), ("ECONNRESET",)),
         (("SEND", "SENDMSG"), "SOCKET", (*transfer, *shortage), ("EPIPE", "ECONNRESET")),
         (("SENDMSG",), "SOCKET", (*transfer, "ENOBUFS"), ("EPIPE",)),
         (("SENDFILE",), "SOCKET", (*transfer, *shortage, "EINVAL"), ("EIO",)),
-        # A client that couldn't be accepted is still there.
+        # A client that couldn't be accepted still waits.
         (("ACCEPT",), "SOCKET", ("EMFILE", "ENFILE", "ECONNABORTED", "EINTR", "ENOMEM"), ()),
         (("EPOLL_ADD",), "SOCKET", (), ("ENOMEM", "ENOSPC")),
         (("EPOLL_MOD",), "SOCKET", (), ("ENOMEM", "ENOSPC")),
         (("OPEN",), "SPOOLED", (), ("EMFILE", "ENOSPC", "EROFS")),
         (("READ",), "SPOOLED", ("EINTR", SHORT), ("EIO",)),
         (("WRITE",), "SPOOLED", ("EINTR", SHORT), ("ENOSPC", "EIO")),
-        (("DUP",), "NAMED", ("EMFILE",), ()),  # of a file that is sent, which can be read instead
-        # What was to be closed is closed, and all was sent.
+        (("DUP",), "NAMED", ("EMFILE",), ()),  # of sendfile(); the file can be read instead
+        # The file is closed in spite of the error, and everything was sent.
         (("CLOSE",), "SOCKET", ("EIO", "EINTR"), ()),
         (("CLOSE",), "SPOOLED", ("EIO", "EINTR"), ()),
         (("CLOSE",), "NAMED", ("EIO", "EINTR"), ()),
-        # The access log, which is no client's concern.
+        # Faults of the access log, which clients must not notice.
         (("WRITE",), "NAMED", ("EINTR", SHORT), ()),
     ):
         for error in (*harmless, *harmful):
@@ -81,21 +81,21 @@ class Request(NamedTuple):
 
 
 class BrokenOffError(Exception):
-    """The service has ended the connection, and visibly."""
+    """The service has visibly broken the connection."""
 
 
 class Visit:
-    """One client: what it asks, and what it gets."""
+    """One client, its requests and its answers."""
 
     def __init__(self, address: Any, fault: Fault | None, first: int) -> None:
         self.address = address
         self.fault = fault
         self.numbers = itertools.count(first)
-        #: What became of each request: its answer, or None.
+        #: The answer to each request, or None.
         self.replies: dict[str, Reply | None] = {}
-        #: Requests whose head the service certainly has.
+        #: Requests whose head the service has certainly received.
         self.received: set[str] = set()
-        #: How many answers weren't the application's, or didn't come whole; a broken connection counts as one.
+        #: How many answers weren't the application's or weren't complete; a broken connection counts as one.
         self.troubles = 0
 
     def request(
@@ -121,7 +121,7 @@ class Visit:
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[Client]:
-        """A connection, on which nothing may come but what is asked for."""
+        """A connection, on which only the answers to its requests may arrive."""
         client = Client(self.address, room=ROOM)
         client.sock.settimeout(PATIENCE)
         with contextlib.suppress(BrokenOffError), contextlib.closing(client):
@@ -132,7 +132,7 @@ class Visit:
 
     @contextlib.contextmanager
     def left(self, request: Request) -> Iterator[Client]:
-        """A connection for a request, that is reset in the end."""
+        """A connection for a request, which is reset at the end."""
         self.replies[request.target] = None
         client = Client(self.address, room=ROOM)
         client.sock.settimeout(PATIENCE)
@@ -144,7 +144,7 @@ class Visit:
 
     @contextlib.contextmanager
     def reading(self, what: str) -> Iterator[None]:
-        """Where the connection may turn out to be broken, unless the fault is harmless."""
+        """A block in which the connection may break, unless the fault is harmless."""
         try:
             yield
         except (CutShortError, ConnectionError) as error:
@@ -161,7 +161,7 @@ class Visit:
     def ask(self, client: Client, *requests: Request) -> None:
         """Send requests, all at once, and read the answers."""
         self.replies.update((each.target, None) for each in requests)
-        with contextlib.suppress(ConnectionError):  # there may be an answer nevertheless
+        with contextlib.suppress(ConnectionError):  # there may still be an answer
             client.send(b"".join(each.data for each in requests))
         for each in requests:
             if each.kind == "late":
@@ -240,7 +240,7 @@ class Visit:
             self.ask(client, self.request("file", version=0))
 
     def get_written(self) -> None:
-        """An answer that has to wait on disk."""
+        """Get an answer that has to wait on disk."""
         with self.connected() as client:
             self.ask(client, self.request("write", 40_000), self.request("memory"))
 
@@ -250,7 +250,7 @@ class Visit:
             self.ask(client, self.request("memory"))
 
     def leave(self) -> None:
-        """Go in the middle: of nothing at all, of a long answer, and of bodies."""
+        """Leave early: without a request, in a long answer, and in request bodies."""
         with self.left(request := self.request("memory")) as client:
             client.send(request.data)
         with self.left(request := self.request("stream", 400_000)) as client:
@@ -274,7 +274,7 @@ EASY_VISITS = (Visit.keep_alive, Visit.upload, Visit.get_files) * 2
 
 
 class Traffic:
-    """Clients of all kinds at once, again and again; what became of their requests, and what was logged."""
+    """Clients of all kinds at once, again and again; their answers, and the log."""
 
     _firsts = itertools.count(1000, 100)
 
@@ -292,7 +292,7 @@ class Traffic:
         self.visits += visits
 
     def run_with(self, fault: Fault, rounds: tuple[tuple[int, int, int, int], ...] = ROUNDS) -> None:
-        """Have the fault while they come. Each time it's applied, it may spoil one answer."""
+        """Run the clients with the fault. Each failed call may spoil one answer."""
         applied = 0
         for numbers in rounds:
             self.site.rules.begin(fault.rules(*numbers))
@@ -304,7 +304,7 @@ class Traffic:
         assert sum(visit.troubles for visit in self.visits) <= applied
 
     def check_log(self, may_lose_lines: bool = False) -> None:
-        """Each request that was received has one line, and nothing else is there."""
+        """Each received request has one line, and there are no other lines."""
         called = Counter(self.site.called())
         with contextlib.suppress(AssertionError):
             wait_until(lambda: not self._wrong_lines(called, may_lose_lines), 3)
@@ -327,7 +327,7 @@ class Traffic:
             if calls > 1 or len(lines) > 1 or (is_due and not lines):
                 wrong.append(f"{target}: {calls} calls, {len(lines)} lines, answer {reply and reply.status}")
             if reply is not None and lines:
-                # A refusal is send_error()'s, which tells no size.
+                # A refusal is made by send_error(), which logs no size.
                 size = 0 if reply.status in (503, 507) else len(reply.body)
                 if lines[0] != (f"{reply.status}", f"{size}"):
                     wrong.append(f"{target}: {lines[0]} logged, {reply.status} and {size} octets received")
@@ -370,13 +370,13 @@ def test_every_answer_is_whole_or_visibly_broken(site: FaultyService, fault: Fau
         traffic.check_log(fault.loses_lines)
         said = site.errors()[said_before:]
         assert fault.said in said
-        if not fault.is_told and fault.calls != ("CLOSE",):  # but of those the application's own
+        if not fault.is_told and fault.calls != ("CLOSE",):  # only the application's own files
             assert said.count("Traceback") == len(re.findall("^ValueError: (?:early|midway)$", said, re.MULTILINE))
 
 
 @pytest.mark.parametrize("site", [("none", 1), ("none", 4)], indirect=True, ids=["1 thread", "4 threads"])
 def test_without_faults_every_answer_is_whole(site: FaultyService) -> None:
-    """What the other tests take for granted."""
+    """The other tests rely on this."""
     with site.in_use():
         traffic = Traffic(site)
         traffic.run(None)
@@ -386,7 +386,7 @@ def test_without_faults_every_answer_is_whole(site: FaultyService) -> None:
 
 @pytest.mark.parametrize("site", [("first", 1), ("first", 4)], indirect=True, ids=["1 thread", "4 threads"])
 def test_disk_that_is_full_from_the_start(site: FaultyService) -> None:
-    """Python looks for a directory for temporary files when it needs the first one, by writing to each there may be."""
+    """For the first temporary file Python searches for a directory, by writing to each candidate."""
     with site.in_use():
         traffic = Traffic(site)
         full = Fault(("WRITE",), "NAMED", "ENOSPC", is_harmless=False, loses_lines=True)

@@ -1,4 +1,4 @@
-"""Several threads on one poller: calls at once, iterables that stay in their thread, and no lost event."""
+"""Several threads on one poller: calls at the same time, iterables that stay in their thread, no lost event."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Overlap:
-    """Counts who is inside at a time."""
+    """Counts how many calls are inside at the same time."""
 
     def __init__(self) -> None:
         self.most = self._now = 0
@@ -60,7 +60,7 @@ def test_each_thread_serves_a_client(start: Starter, many_threads: None) -> None
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         with overlap:
-            barrier.wait(TIMEOUT)  # nobody goes on until all are here
+            barrier.wait(TIMEOUT)  # each waits until all are here
         start_response("200 OK", [])
         return [threading.current_thread().name.encode()]
 
@@ -74,7 +74,7 @@ def test_each_thread_serves_a_client(start: Starter, many_threads: None) -> None
 
     together(*numbered(ask, MANY))
     assert overlap.most == MANY
-    assert Counter(Counter(names).values()) == {3: MANY}  # in each of the three rounds each thread once
+    assert Counter(Counter(names).values()) == {3: MANY}  # each thread once in each of the three rounds
 
 
 def test_application_is_told_so(start: Starter) -> None:
@@ -88,7 +88,7 @@ def test_application_is_told_so(start: Starter) -> None:
 
 
 def test_requests_of_one_connection_go_in_order(start: Starter) -> None:
-    """One thread has them, while the others serve other clients."""
+    """One thread answers them, while the others serve other clients."""
     overlap, entered = Overlap(), threading.Barrier(2)
     order: list[str] = []
     served = threading.Event()
@@ -110,7 +110,7 @@ def test_requests_of_one_connection_go_in_order(start: Starter) -> None:
     with Client(running.address) as client, Client(running.address) as other:
         client.send(f"GET {paths[0]} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
         entered.wait(TIMEOUT)
-        for path in paths[1:]:  # which come while its thread is busy, and other threads are not
+        for path in paths[1:]:  # these arrive while its thread is busy and others are free
             client.send(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
             assert other.get("/other").body == b"other"
         served.set()
@@ -159,7 +159,7 @@ def test_an_error_is_one_requests(start: Starter, capsys: pytest.CaptureFixture[
 
 
 class Traced:
-    """An iterable that notes where it's used."""
+    """An iterable that records the threads that use it."""
 
     def __init__(self, blocks: int, size: int, uses: list[tuple[str, int]], closed: threading.Event) -> None:
         self._left = blocks
@@ -217,7 +217,7 @@ def test_an_iterable_of_a_slow_reader_stays_in_its_thread(start: Starter, max_ou
         size = 0
         while chunk := client.chunk():
             size += len(chunk)
-            if size % 1_000_000 < 20_000:  # now and then, so that other threads have had their events
+            if size % 1_000_000 < 20_000:  # at intervals, so that other threads get events
                 assert other.get().body == b"other"
         assert size == 400 * 20_000
         assert closed.wait(TIMEOUT)
@@ -246,7 +246,7 @@ def test_an_iterable_of_a_client_that_sends_more_stays_in_its_thread(start: Star
         client.head()
         client.chunk()
         for _ in range(20):
-            client.send(GET)  # each of which is an event, and another thread may get it
+            client.send(GET)  # each one is an event, which another thread may get
             client.chunk()
         while client.chunk():
             pass
@@ -298,7 +298,7 @@ def test_a_slow_reader_keeps_its_thread_only(start: Starter) -> None:
         for client in slow:
             client.send(GET)
             client.head()
-            client.chunk()  # so the application is at work, and soon waits for us
+            client.chunk()  # so the application runs, and soon waits for the client
         with Client(running.address) as quick:
             for _ in range(20):
                 assert len(quick.get().body) == 200 * len(BLOCK)
@@ -308,7 +308,7 @@ def test_a_slow_reader_keeps_its_thread_only(start: Starter) -> None:
 
 # ---- that no event is lost -----------------------------------------------------------------------------
 
-#: The size of what the lane receives at a time.
+#: How many octets the lane receives at a time.
 ROOM = 16384
 
 
@@ -319,7 +319,7 @@ def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def request(path: str, size: int = 0, whole: int = 0) -> bytes:
-    """A request with a body of a size, or of so many octets altogether."""
+    """A request with a body of a given size, or with a given total size."""
     head = f"POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: %s\r\n\r\n"
     if whole:
         size = whole - len(head % f"{whole:05}")
@@ -332,7 +332,7 @@ def body_size(data: bytes) -> int:
 
 
 def ask_at_random(address: Address, number: int, requests: int) -> int:
-    """Send requests in all ways there are to send them, and hold each answer to its request."""
+    """Send requests in all possible ways, and compare each answer with its request."""
     chance = random.Random(number)
     sent = 0
     while sent < requests:
@@ -352,7 +352,7 @@ def ask_at_random(address: Address, number: int, requests: int) -> int:
                 client.send(data)
                 is_last = chance.random() < 0.05
                 if is_last:
-                    client.sock.shutdown(socket.SHUT_WR)  # the end comes right behind the data
+                    client.sock.shutdown(socket.SHUT_WR)  # the end follows the data immediately
                 for path, each in batch:
                     assert client.reply().body == b"%s %d" % (path.encode(), body_size(each))
                 if is_last:
@@ -368,7 +368,7 @@ def test_each_request_is_answered(start: Starter) -> None:
 
 
 def test_an_event_in_the_moment_of_parking_is_not_lost(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread is done with a connection, and about to park it, when another thread is told of its next request."""
+    """A thread is about to park a connection when another thread gets the event of the next request."""
     sent: list[int] = []
 
     class Parked(dict[int, Any]):
@@ -398,7 +398,7 @@ def test_an_event_in_the_moment_of_parking_is_not_lost(start: Starter, monkeypat
 
 
 def test_each_request_is_answered_though_connections_expire(start: Starter) -> None:
-    """Clients come back just when their time is over: either way they are answered, or see that they come too late."""
+    """Clients send again just when their deadline passes: each gets an answer, or finds the connection closed."""
     keep_alive = 0.05
     running = start(echo, keep_alive_timeout=keep_alive)
     answered = Counter[bool]()
@@ -440,7 +440,7 @@ def test_each_request_is_answered_though_there_is_room_for_few(start: Starter) -
 
 
 def test_a_half_closed_client_is_answered(start: Starter) -> None:
-    """While its request is in the application, the end of its stream is an event for another thread."""
+    """While the application runs, the end of the client's stream is an event that another thread gets."""
     entered, go = threading.Semaphore(0), threading.Event()
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -464,7 +464,7 @@ def test_a_half_closed_client_is_answered(start: Starter) -> None:
 
 
 def test_time_that_nobody_had_for_a_client_is_not_its_fault(start: Starter) -> None:
-    """Its request has come in time, while all threads were in the application for longer than it has."""
+    """Its request arrived in time, but all threads were in the application for longer than the timeout."""
     entered, go = threading.Semaphore(0), threading.Event()
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -496,7 +496,7 @@ def wait_until_all_have_expired(running: EventServer, count: int) -> None:
 
 
 def test_the_poller_can_be_shared_everywhere(start: Starter) -> None:
-    """Each kind runs on the poller that it says."""
+    """Each kind uses the poller that its settings name."""
     running = start(returning(lambda: [b"answer"]))
     with Client(running.address) as client:
         assert client.get().body == b"answer"
@@ -506,7 +506,7 @@ def test_the_poller_can_be_shared_everywhere(start: Starter) -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "SCM_RIGHTS"), reason="no descriptors in messages here")
 def test_a_receive_that_takes_less_than_there_was_costs_a_moment(start: Starter) -> None:
-    """A message with a descriptor ends one on a unix socket. It looks as if nothing more were there."""
+    """On a unix socket, a message with a descriptor ends a receive() early, as if there were no more octets."""
     all_are_busy, may_go_on = threading.Barrier(servers.THREADS + 1), threading.Event()
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -516,7 +516,7 @@ def test_a_receive_that_takes_less_than_there_was_costs_a_moment(start: Starter)
         start_response("200 OK", [])
         return [b"hello"]
 
-    # The shortest time says how often connections are looked at; not one that would end this one.
+    # The shortest timeout sets how often deadlines are checked; it isn't one that would end this connection.
     running = start(application, linger_timeout=0.4)
     running.wait_until(lambda: running.server._inside is not None)
     inside = running.server._inside

@@ -33,14 +33,14 @@ CLIENT = ("192.0.2.1", 54321)
 
 
 def request_of(head: bytes = HEAD, client: Any = CLIENT) -> Request:
-    """A request, as a connection has it."""
+    """A parsed request, as a connection makes it."""
     request = parse_head(head)
     request.client = split_address(client)
     return request
 
 
 def bad_request(line: bytes = b"\x16\x03\x01 what", client: Any = CLIENT) -> Request:
-    """A request of which no more is known than its first line."""
+    """A request of which only the first line is known."""
     request = Request("", "", "HTTP/1.0", [], line)
     request.client = split_address(client)
     return request
@@ -64,7 +64,7 @@ def line_of(
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A clock and a time zone to be set: 10 October 2000 at 20:55:36.9 UTC, in a zone of -7 hours."""
+    """Set the clock to 10 October 2000, 20:55:36.9 UTC, and the time zone to -7 hours."""
     if not hasattr(time, "tzset"):
         pytest.skip("no time zones to choose from here")
     setting = SimpleNamespace(now=971211336.9, zone="MST7")
@@ -324,7 +324,7 @@ def test_time_is_made_once_a_second(clock: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(access_log.time, "localtime", lambda second: calls.append(second) or localtime(second))
     log = AccessLog("json", io.StringIO())
     stamps = []
-    for now in (100.0, 100.5, 100.999, 101.0, 101.5, 100.5):  # and back, as clocks are set
+    for now in (100.0, 100.5, 100.999, 101.0, 101.5, 100.5):  # back again, as when a clock is set
         clock.now = now
         log.line(request_of(), "200", 0, 0.0)
         stamps.append(log.stamp()[-8:-6])
@@ -355,7 +355,7 @@ def test_a_file_is_appended_to(path: Path, caplog: pytest.LogCaptureFixture) -> 
     path.write_bytes(b"before\n")
     file = LogFile(str(path))
     file.write("a \xe9\u20ac\ud800\n")
-    assert read(path) == "before\na \xe9\u20ac\\ud800\n"  # there at once
+    assert read(path) == "before\na \xe9\u20ac\\ud800\n"  # written immediately
     file.close()
     file.write("lost\n")
     file.reopen()
@@ -417,7 +417,7 @@ def test_reopen_goes_on_under_the_same_name(path: Path, file: LogFile, monkeypat
     file.write("2\n")
     file.reopen()
     file.write("3\n")
-    file.reopen()  # nothing was moved
+    file.reopen()  # the file wasn't renamed
     file.write("4\n")
     assert (read(moved), read(path)) == ("1\n2\n", "3\n4\n")
 
@@ -461,7 +461,7 @@ def test_reopen_leaks_no_descriptor_and_hands_none_to_children(file: LogFile) ->
 
 
 class Interrupting:
-    """A file in the midst of whose write() a signal handler reopens the log."""
+    """A file whose write() is interrupted by a signal handler that reopens the log."""
 
     def __init__(self, log: LogFile, inner: io.FileIO) -> None:
         self.log, self.inner = log, inner
@@ -531,7 +531,7 @@ def test_processes_append_whole_lines_to_one_file(path: Path) -> None:
 
 
 class Disk:
-    """A file on a disk that takes so many octets at a time, or fails."""
+    """A file on a disk that accepts a few octets at a time, or fails."""
 
     closed = False
 
@@ -580,11 +580,11 @@ def test_what_cannot_be_written_is_lost_and_said_once(
     file.write("good\n")
     file.write("lost\n")
     assert disk.written == b"good\n"  # type: ignore[attr-defined]
-    assert len(caplog.records) == 2  # another time, another message
+    assert len(caplog.records) == 2  # a new failure is reported again
 
 
 def test_a_file_that_is_rotated_while_a_line_is_written(file: LogFile, tmp_path: Path) -> None:
-    """As a signal handler does, in the middle of a write: the line stays whole, and the next is in the new file."""
+    """By a signal handler, in the middle of a write: the line stays complete, and the next is in the new file."""
     path = Path(file.path)
     file.write("first\n")
     with file._writes:
@@ -600,7 +600,7 @@ def test_a_file_that_is_rotated_while_a_line_is_written(file: LogFile, tmp_path:
 
 @pytest.fixture
 def nearly_full() -> Iterator[Callable[[int | None], None]]:
-    """Has each file of the process end at a size, as on a disk that is full then; None for no end."""
+    """Limit the size of each file of the process, as on a full disk; None for no limit."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -626,7 +626,7 @@ def test_no_line_is_torn_by_a_disk_that_gets_full(
 
 
 class HalfPipe(io.FileIO):
-    """Takes a part of the first text, and then nothing of it."""
+    """Accepts a part of the first text, and then nothing."""
 
     calls = 0
 
@@ -638,7 +638,7 @@ class HalfPipe(io.FileIO):
 
 
 def test_a_line_torn_where_nothing_can_be_taken_back_ends_before_the_next(file: LogFile) -> None:
-    """A pipe, a terminal, or a file that another process has written to meanwhile."""
+    """As on a pipe, a terminal, or a file that another process has written to meanwhile."""
     file.close()
     reader, writer = os.pipe()
     with open(reader, "rb") as pipe:

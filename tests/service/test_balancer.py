@@ -1,4 +1,4 @@
-"""nginx in front of a service and of workers: what it passes on, and restarts that lose no request."""
+"""nginx in front of a service and of workers: forwarded requests, and restarts that lose no request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if not hasattr(os, "fork"):
     pytest.skip("sockets are handed over as on systems that fork", allow_module_level=True)
 
 RESTARTS = 20 if os.environ.get("FASTWSGI_LONG") == "1" else 5
-#: So many requests of each client are answered between two restarts.
+#: How many requests of each client are answered between two restarts.
 MEANWHILE = 20
 
 
@@ -36,7 +36,7 @@ MEANWHILE = 20
 
 @pytest.fixture(params=["1", "4"], ids=["one thread", "threads"])
 def behind(request: pytest.FixtureRequest, leg: str, tmp_path: Path) -> Iterator[Workers]:
-    """A process of ours behind nginx, at nginx's address."""
+    """A program of ours behind nginx, with nginx's address."""
     os.mkfifo(tmp_path / "gate")
     args = ["-m", "fastwsgi", "--bind", f"unix:{tmp_path}/socket", "--threads", request.param]
     args += ["--forwarded-allow-ips", "unix", "worker_site:site"]
@@ -51,7 +51,7 @@ def behind(request: pytest.FixtureRequest, leg: str, tmp_path: Path) -> Iterator
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="it's looked up in /proc")
 def test_connections_to_the_socket_are_kept(behind: Workers) -> None:
-    """All but the first request of many clients come by a connection that nginx has kept."""
+    """Only the first of many clients' requests opens a connection; nginx reuses it for the others."""
     before = len(_sockets(behind.program.process.pid))
     for _ in range(20):
         assert fetch(behind.address, "/pid").status == 200
@@ -59,7 +59,7 @@ def test_connections_to_the_socket_are_kept(behind: Workers) -> None:
 
 
 def _sockets(pid: int) -> list[str]:
-    """What sockets a process has."""
+    """The sockets of a process."""
     folder = f"/proc/{pid}/fd"
     links = [os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)]
     return [link for link in links if link.startswith("socket:")]
@@ -125,11 +125,11 @@ def test_what_nginx_says_is_believed_and_what_its_client_says_is_not(behind: Wor
 
 
 class Load:
-    """Clients that send requests without end, each in a thread, and count what becomes of them.
+    """Clients that send requests until they are stopped, each in a thread, and count the results.
 
-    Some keep their connections, some have one for each request; some GET, and some POST. A kept connection that is
-    closed before an octet of an answer is no failure: RFC 9112 section 9.3.1 has clients send the request again, and
-    it's counted as ``resent``.
+    Some keep their connections, others open one for each request; some send GET, others POST. A kept connection that is
+    closed before the first octet of an answer isn't a failure: by RFC 9112 section 9.3.1 the client sends the request
+    again, which is counted as ``resent``.
     """
 
     def __init__(self, address: Address) -> None:
@@ -156,7 +156,7 @@ class Load:
         self.counts["answered"] = sum(self._answered)
 
     def wait_for_more(self) -> None:
-        """Wait until each client has had some more answers."""
+        """Wait until each client has received some more answers."""
         wanted = [number + MEANWHILE for number in self._answered]
         wait_until(lambda: all(map(int.__ge__, self._answered, wanted)))
 
@@ -185,7 +185,7 @@ class Load:
 
     @staticmethod
     def _ask(client: Client, method: str, keeps: bool, is_long: bool) -> tuple[str, bool]:
-        """Send one request; what became of it, and whether the connection may be used again."""
+        """Send one request; return its result, and whether the connection can be used again."""
         body = b"a body" * 100 if method == "POST" else b""
         fields = f"Content-Length: {len(body)}\r\n" * bool(body) + "Connection: close\r\n" * (not keeps)
         target = "/blocks" if is_long else "/pid"
@@ -206,7 +206,7 @@ class Load:
 
 @contextlib.contextmanager
 def restarted_by_systemd(directory: Path, through_nginx: bool, threads: str) -> Iterator[tuple[Address, Any]]:
-    """Where a service of one process is, and what restarts it; its socket outlives it, as systemd's do."""
+    """The address of a service with one process, and a function to restart it. Its socket stays, as with systemd."""
     arguments = ["-m", "fastwsgi", "--threads", threads, "worker_site:site"]
     environment = site_environment(directory)
 
@@ -232,7 +232,7 @@ def restarted_by_systemd(directory: Path, through_nginx: bool, threads: str) -> 
 
 @contextlib.contextmanager
 def before(directory: Path) -> Iterator[Address]:
-    """The address of nginx in front of the socket in a directory. Between two processes nginx finds nobody there."""
+    """The address of nginx in front of the socket in a directory, on which nobody listens between two processes."""
     with nginx(directory, in_front_of(f"unix:{directory}/socket"), may_complain=True) as (address,):
         yield address
 

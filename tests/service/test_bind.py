@@ -1,4 +1,4 @@
-"""Listening sockets from text: what the text means, TCP, and failures."""
+"""Listening sockets from text: the forms of the text, TCP, and failures."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_the_port_is_free_again_at_once() -> None:
         port = listener.sock.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as client:
             accepted, _ = listener.sock.accept()
-            accepted.close()  # first: so its end stays in TIME-WAIT
+            accepted.close()  # the server closes first, so that its side stays in TIME-WAIT
             assert client.recv(1) == b""
     with opened(f"127.0.0.1:{port}") as (listener,):
         assert answers(listener)
@@ -158,7 +158,7 @@ def test_reuse_port_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_reuse_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Windows' option has another meaning there, and one of its own for what we mean.
+    # On Windows this option has another meaning, and another option has this meaning.
     with opened("127.0.0.1:0") as (listener,):
         is_windows = hasattr(socket, "SO_EXCLUSIVEADDRUSE")
         assert bool(listener.sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)) != is_windows
@@ -200,7 +200,7 @@ def test_a_name_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(OSError, match=r"\Acan't bind to h\.example:80: Nobody knows it\Z") as caught:
         open_listeners(["h.example:80"], environ={})
-    assert caught.value.errno is None  # the number would mean something else
+    assert caught.value.errno is None  # a number without a colon would be something else
 
 
 def test_after_a_failure_nothing_is_open(empty_place: Path) -> None:

@@ -21,7 +21,7 @@ from programs import run_python
 
 @pytest.fixture
 def inherited() -> Iterator[socket.socket]:
-    """A listening socket, as another program would hand it over."""
+    """A listening socket, as another program would pass it."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen()
@@ -55,7 +55,7 @@ def test_fd_of_a_unix_socket(empty_place: Path, name: str) -> None:
     with opened(f"fd:{sock.detach()}") as (listener,):
         assert listener.url == "unix:" + name.replace("\0", "@")
         assert answers(listener)
-    assert os.listdir(empty_place) == (["s"] if name == "s" else [])  # who made it, removes it
+    assert os.listdir(empty_place) == (["s"] if name == "s" else [])  # the program that made it removes it
 
 
 @needs_fork
@@ -86,7 +86,7 @@ def test_fd_of_something_else(kind: str, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"bind 'fd:{fd}' must be a listening"):
             open_listeners([f"fd:{fd}"], environ={})
         if kind != "closed":
-            os.fstat(fd)  # it isn't ours to close
+            os.fstat(fd)  # the descriptor belongs to the other program
 
 
 @needs_fork
@@ -97,7 +97,7 @@ def test_fd_twice(inherited: socket.socket) -> None:
     assert inherited.getsockname()
 
 
-# What systemd does: descriptors from 3 on, and the number of the process that they are for.
+# As systemd does: descriptors from 3 on, and the id of the process that they are for.
 UNDER_SYSTEMD = """
 import fcntl, json, os, sys
 import fastwsgi._service.bind as bind
@@ -154,7 +154,7 @@ ALL = "KEPT LISTEN_FDNAMES LISTEN_FDS LISTEN_PID"
 @pytest.mark.parametrize(
     ("variables", "binds", "lines"),
     [
-        ({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, [], [OWN, ALL]),  # meant for another process, the variables, too
+        ({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, [], [OWN, ALL]),  # the variables are for another process
         ({"LISTEN_FDS": "1"}, ["127.0.0.1:0"], [OWN, ALL]),
         ({"LISTEN_FDS": "1"}, ["fd:3"], ["3 True False http://.*", ALL]),
         ({"LISTEN_FDS": "0"}, [], [OWN, "KEPT"]),

@@ -1,4 +1,4 @@
-"""Unix sockets by their path: who owns it, what is replaced, and what is left behind."""
+"""Unix sockets by path: their owner, which files are replaced, and which are left behind."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_mode(empty_place: Path, suffix: str, umask: int, mode: int, monkeypatch
             assert stat.S_IMODE(os.stat("s").st_mode) == mode
     finally:
         assert os.umask(before) == umask
-    assert modes == [mode]  # before anybody can connect
+    assert modes == [mode]  # before a client can connect
 
 
 def test_what_a_dead_process_left_is_replaced(empty_place: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_live_socket_is_not_replaced(empty_place: Path, state: str) -> None:
         assert os.listdir(empty_place) == ["s"]
         clients.close()
         if state == "idle":
-            listener.sock.accept()[0].close()  # the other's look at it
+            listener.sock.accept()[0].close()  # the other process checks whether it is in use
             assert answers(listener, "s")
 
 
@@ -191,7 +191,7 @@ ROUNDS = 40
 
 
 def _start_at_once(barrier: Any, owners: Any) -> None:
-    """Open unix:s together with others, several times; nobody closes before all have tried."""
+    """Open unix:s at the same time as other threads, several times; each closes after all have tried."""
     for number in range(ROUNDS):
         barrier.wait(TIMEOUT)
         try:
@@ -236,7 +236,7 @@ def test_a_lock_that_was_removed_is_none(empty_place: Path, sequel: str, monkeyp
     def flock(fd: int, operation: int) -> None:
         real(fd, operation)
         taken.append(os.fstat(fd).st_ino)
-        if len(taken) == 1:  # whom it waited for, was done and removed it
+        if len(taken) == 1:  # the process it waited for has ended and removed it
             os.rename(lock, "old")
             if sequel != "nothing":
                 Path(lock).touch()

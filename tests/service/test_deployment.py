@@ -1,4 +1,4 @@
-"""The files in examples/deploy: their programs accept them, they agree with each other, and they work."""
+"""The files in examples/deploy: their programs accept them, they are consistent, and they work."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def directive(path: Path, name: str) -> str:
-    """The value of a line NAME=VALUE, or of nginx's NAME VALUE;, which is there once."""
+    """The value of a line NAME=VALUE, or of nginx's NAME VALUE;, which must occur once."""
     (value,) = re.findall(rf"^\s*{name}(?:=| +)([^{{]*?);?$", text_of(path), re.MULTILINE)
     return str(value)
 
@@ -102,7 +102,7 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
         text = text_of(DEPLOY / f"fastwsgi.{suffix}")
         unit.write_text(text.replace("/srv/shop/venv/bin/python", sys.executable), encoding="utf-8")
     finished = run(analyze, "verify", "--man=no", *units.values())
-    # An unknown key is only a warning, and what it says of the machine's other units is not ours.
+    # systemd only warns about an unknown key. Ignore its messages about other units of the machine.
     assert "shop." not in finished.stderr
     assert finished.returncode == 0, finished.stderr
 
@@ -134,7 +134,7 @@ class Socket:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Socket]:
-    """The socket of shop, in a directory that has the package."""
+    """The socket of shop, in a directory with the package."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "wsgi.py").write_text(SHOP, encoding="utf-8")
     made = Socket(tmp_path / "shop.sock")
@@ -144,7 +144,7 @@ def shop(tmp_path: Path) -> Iterator[Socket]:
 
 @contextlib.contextmanager
 def service(shop: Socket, arguments: Sequence[str]) -> Iterator[Program]:
-    """Run fastwsgi as systemd does with Type=notify, once it has said that it's ready; it's ended by SIGTERM."""
+    """Run fastwsgi as systemd does with Type=notify: wait until it reports that it is ready; end it by SIGTERM."""
     notices = shop.path.with_name("notify")
     notices.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
@@ -160,7 +160,7 @@ def service(shop: Socket, arguments: Sequence[str]) -> Iterator[Program]:
 
 
 def ask(shop: Socket) -> Any:
-    """What the application says to a request on a connection of its own."""
+    """Send a request on a new connection, and return the application's answer."""
     with Client(shop.path) as client:
         reply = client.get()
     assert reply.status == 200
@@ -185,7 +185,7 @@ def example_for_nginx(directory: Path, http_port: int, https_port: int) -> str:
 
 
 def ask_nginx(address: Address, headers: dict[str, str]) -> Answer:
-    """Ask at the example's TLS port. Its certificate is for another name."""
+    """Send a request to the example's TLS port. The certificate is for another name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return fetch(address, "/a%20path?q", headers={"Host": "shop.example:8443", **headers}, tls=context)
@@ -211,7 +211,7 @@ def test_service_behind_nginx(shop: Socket, in_front: list[Address]) -> None:
         answer = ask_nginx(secure, lies)
         environ = json.loads(answer.body)
         moved = fetch(plain, "/path", headers={"Host": "shop.example"})
-    # Without a process clients wait, and the next one serves them.
+    # While no process runs, clients wait; the next process serves them.
     waiting: list[Answer] = []
     client = threading.Thread(target=lambda: waiting.append(ask_nginx(secure, {})))
     client.start()
@@ -233,7 +233,7 @@ def test_service_behind_nginx(shop: Socket, in_front: list[Address]) -> None:
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_stopping(shop: Socket, threads: int) -> None:
-    """As docs/serve.md has it; the graceful timeout is longer than what the test waits for."""
+    """As docs/serve.md describes it; the graceful timeout is longer than the test waits."""
     arguments = ["--threads", str(threads), "--graceful-timeout", "600", "shop.wsgi"]
     with contextlib.ExitStack() as stack:
         program = stack.enter_context(service(shop, arguments))
@@ -264,7 +264,7 @@ def test_workers_on_systemds_socket(shop: Socket) -> None:
     moved = shop.path.with_name("access.log.1")
     with service(shop, ["--workers", "2", "--access-log", str(log), *service_arguments()]) as program:
         pids = set()
-        while len(pids) < 2:  # the kernel chooses; the test's own bound ends it
+        while len(pids) < 2:  # the kernel chooses the process; the time limit of the test ends the loop
             pids.add(ask(shop)["pid"])
         log.rename(moved)
         program.signal(signal.SIGUSR1)

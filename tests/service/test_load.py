@@ -1,4 +1,4 @@
-"""Finding the application that a command line names: each kind of spec, and each error."""
+"""Load the application that a command line names: each form of the name, and each error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastwsgi._service.load import LoadError, load_application
 
 Write = Callable[..., Path]
 
-# Names for modules that nothing else has, so that each test can drop what it has imported.
+# Unique module names, so that each test can remove its modules.
 SITE = """
     from functools import partial
     from os.path import join
@@ -51,7 +51,7 @@ SITE = """
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Write a file below the current directory, which is a new one; its modules are forgotten in the end."""
+    """Write a file below the current directory, which is new; its modules are removed at the end."""
     modules = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -110,7 +110,7 @@ def test_an_absolute_path(write: Write, monkeypatch: pytest.MonkeyPatch, tmp_pat
     file = write("deep/site_e.py")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert answer(load_application(f"{file}:app")) == "app"  # which has another colon on Windows
+    assert answer(load_application(f"{file}:app")) == "app"  # its path has another colon on Windows
 
 
 @pytest.mark.parametrize(("spec", "directory"), [("site_f", "."), ("sub/site_g.py", "sub")])
@@ -268,7 +268,7 @@ def test_errors_of_the_program_pass_through(
     with pytest.raises(error, match=message) as caught:
         load_application(f"site_q{suffix}:app")
     assert type(caught.value) is error
-    assert "site_q" not in sys.modules  # so that it can be tried again
+    assert "site_q" not in sys.modules  # so that a second try is possible
 
 
 def test_a_missing_module_of_the_same_beginning_is_the_programs(write: Write) -> None:

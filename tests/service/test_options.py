@@ -1,4 +1,4 @@
-"""The options of a service: the values that each way of giving them takes and refuses, and which way wins."""
+"""The options of a service: accepted and refused values for each source, and the precedence of the sources."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_documented_defaults() -> None:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_each_option_knows_what_the_generated_ways_need(name: str) -> None:
     option = OPTIONS[name]
-    # The values are read by the default's type, so it has to be the declared one.
+    # Values are parsed by the type of the default, so that must be the declared type.
     types = {str | None: type(None), tuple[str, ...]: tuple}
     hint = get_type_hints(Options)[name]
     assert type(option.default) is types.get(hint, hint)
@@ -113,7 +113,7 @@ def test_serves_keywords_are_typed_as_the_options_that_they_are() -> None:
             expected[name] = hints[name] | None
     named = set(inspect.signature(fastwsgi.serve).parameters) - {"app", "options"}
     assert named == {"bind", "threads"}
-    for name in (*named, "reload"):  # the last is refused, as it is the command line's
+    for name in (*named, "reload"):  # the last is refused, because it is only for the command line
         del expected[name]
     assert get_type_hints(Keywords) == expected
     assert not Keywords.__required_keys__
@@ -349,7 +349,7 @@ def test_flag_before_variable_before_default() -> None:
     assert by_flags() == Options()
     assert by_flags(FASTWSGI_THREADS="2").threads == 2
     assert by_flags("--threads", "3", FASTWSGI_THREADS="2").threads == 3
-    # The default, said by a flag, is said.
+    # A flag with the default value still counts as given.
     assert by_flags("--threads", "1", FASTWSGI_THREADS="2").threads == 1
     assert by_flags("--no-reload", FASTWSGI_RELOAD="1").reload is False
     assert by_flags("--bind", "a:1", FASTWSGI_BIND="b:2").bind == ("a:1",)
@@ -362,7 +362,7 @@ def test_a_flag_takes_back_what_a_variable_says() -> None:
 
 def test_repeated_flags() -> None:
     made = parser()
-    for _ in range(2):  # the second time must not find what the first has left
+    for _ in range(2):  # the second call must not see state of the first
         options = from_arguments(made.parse_args(["--bind", "a:1", "--bind", "b:2,c:3", "--access-log", "-"]), {})
         assert options.bind == ("a:1", "b:2", "c:3")
         assert options.access_log == "-"

@@ -1,4 +1,4 @@
-"""What proxies say of a request: which are trusted, which address is the client's, and spoofing."""
+"""The fields of proxies: which peers are trusted, which address is the client's, and spoofing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BY_RFC = ("Forwarded",)
 def environ_of(
     *lines: str, peer: str = PROXY, host: str | None = "example.com", scheme: str = "http"
 ) -> dict[str, Any]:
-    """The environ of a request with such field lines."""
+    """The environ of a request with these field lines."""
     own = [f"Host: {host}"] if host is not None else []
     head = "\r\n".join(["GET /p?q HTTP/1.0", *own, *lines, "", ""])
     environ = build_environ({"SERVER_NAME": "backend", "SERVER_PORT": "8000"}, parse_head(head.encode("latin-1")))
@@ -126,7 +126,7 @@ def test_names_of_fields_have_no_case() -> None:
 
 # ---- who the client is -------------------------------------------------------------------------------
 
-# What each node in X-Forwarded-For, and in the for of Forwarded, comes to; None if it isn't an address.
+# The address of each node, in X-Forwarded-For and in the "for" of Forwarded; None if it has no address.
 NODES = {
     "192.0.2.1": ("192.0.2.1", ""),
     "192.0.2.1:80": ("192.0.2.1", "80"),
@@ -410,7 +410,7 @@ def test_an_environ_without_a_peer_is_not_believed() -> None:
     assert "REMOTE_ADDR" not in environ
 
 
-# What the client sent goes first; then what the proxy added: fields, lines, client, URI, keys that are gone.
+# The client's lines come first, then those that the proxy added: fields, lines, client, URI, deleted keys.
 SPOOFS: dict[str, tuple[Sequence[str], tuple[str, ...], str, str, str]] = {
     "the other kind: Forwarded, past a proxy that sets X-Forwarded-*": (
         ALL_X,
@@ -530,7 +530,7 @@ def test_a_request_without_such_fields_is_not_looked_at(monkeypatch: pytest.Monk
 
 
 def lines_run(call: Callable[[], object]) -> int:
-    """How many lines of Python a call comes to."""
+    """How many lines of Python a call executes."""
     count = 0
 
     def trace(frame: Any, event: str, argument: Any) -> Any:
@@ -597,7 +597,7 @@ HUGE = {
 @pytest.mark.parametrize("fields", [ALL_X, BY_RFC])
 @pytest.mark.parametrize("name", HUGE)
 def test_no_element_takes_more_than_linear_time(name: str, fields: Sequence[str]) -> None:
-    # No clock is read: what is quadratic here, ends in the time limit of the tests.
+    # No clock is read: quadratic work would exceed the time limit of the tests.
     environ = environ_of()
     environ |= dict.fromkeys(FIELDS.values(), HUGE[name])
     Proxies(["*"], fields).revise(environ)

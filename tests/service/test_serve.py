@@ -1,4 +1,4 @@
-"""``python -m fastwsgi`` and ``serve()`` as programs: what they serve, where, and what they say."""
+"""``python -m fastwsgi`` and ``serve()`` as programs: their applications, addresses and messages."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_systemd_activation(place: Path) -> None:
         fd = os.dup(sock.fileno())
         stack.callback(os.close, fd)
         client = stack.enter_context(Client(Address(*sock.getsockname())))
-        client.send(ENVIRON + b"\r\n")  # before there is anybody to answer
+        client.send(ENVIRON + b"\r\n")  # before the server accepts clients
         with service(
             place, "site_app", "--threads=1", pass_fds=[fd], launcher=[sys.executable, "-c", LAUNCHER, str(fd)],
             FASTWSGI_BIND="",
@@ -236,7 +236,7 @@ def test_a_dead_process_leaves_a_socket_that_is_replaced(place: Path) -> None:
 @pytest.mark.parametrize("how", ["flag", "variable"])
 def test_reload(place: Path, how: str) -> None:
     pytest.importorskip("watchfiles")
-    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as sock:  # nobody else gets the port
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as sock:  # no other program can get the port
         bind = f"127.0.0.1:{sock.getsockname()[1]}"
         arguments = ["site_app", "--reuse-port", "--bind", bind, *(["--reload"] if how == "flag" else [])]
         variables = {"FASTWSGI_RELOAD": "1"} if how == "variable" else {}

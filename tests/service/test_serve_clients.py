@@ -1,4 +1,4 @@
-"""curl, a browser and nginx as clients of scripts and of the command line."""
+"""curl, a browser and nginx as clients of make_server scripts and of the command line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TLS = ("--certfile", CERTIFICATE)
 HTTP = r"serving on http://127\.0\.0\.1:(?P<port>\d+)/"
 HTTPS = r"serving on https://127\.0\.0\.1:(?P<port>\d+)/"
 
-#: A page with all that belongs to one, what a request has told, a stream; and the script of the documentation.
+#: A site with a page and its resources, a view of the request, and a stream; and the script of the documentation.
 SITE = r'''
 import base64, hashlib, json
 
@@ -113,7 +113,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving_site(folder: Path, *args: str, announcement: str = HTTP) -> Iterator[Program]:
-    """Run the site in one of the ways of SERVERS."""
+    """Run the site by one of SERVERS."""
     with running(["-W", "error", *args], announcement, cwd=folder) as program:
         yield program
     assert "Traceback" not in program.stderr, program.stderr
@@ -128,7 +128,7 @@ def server(request: pytest.FixtureRequest, folder: Path, leg: str) -> Iterator[A
 
 @pytest.fixture(params=[1, 4], ids=["one thread", "threads"])
 def serve(request: pytest.FixtureRequest, folder: Path, leg: str) -> Any:
-    """Serves by our command line with options."""
+    """Serve by our command line with options."""
 
     def serve(*options: str, application: str = "page.py:app", announcement: str = HTTP) -> Any:
         args = ["-m", "fastwsgi", application, "--threads", str(request.param), *options]
@@ -141,7 +141,7 @@ def serve(request: pytest.FixtureRequest, folder: Path, leg: str) -> Any:
 
 
 def curl_told(*args: str) -> dict[str, Any]:
-    """What the site was told by curl's request."""
+    """The site's view of curl's request."""
     return dict(json.loads(curl(*args)))
 
 
@@ -188,7 +188,7 @@ def test_curl_several_at_once(server: Address) -> None:
 
 
 def test_curl_http_2_that_is_not_spoken(server: Address) -> None:
-    """By Upgrade it's asked for and not given (RFC 9113 section 3.1); with prior knowledge it's no request."""
+    """A request with Upgrade is answered in HTTP/1.1 (RFC 9113 section 3.1); without it, HTTP/2 is a bad request."""
     assert curl_told("--http2", f"{server.url}/tell")["protocol"] == "HTTP/1.1"
     assert run_curl("--http2-prior-knowledge", f"{server.url}/tell").returncode != 0
     assert curl_told(f"{server.url}/tell")["method"] == "GET"
@@ -230,7 +230,7 @@ def test_curl_upload_of_unknown_length(server: Address, upload: Path) -> None:
 
 
 def test_curl_uploads_on_one_connection(server: Address, upload: Path) -> None:
-    url = f"{server.url}/missing"  # where nobody reads them
+    url = f"{server.url}/missing"  # nothing reads these
     args = ["--data-binary", f"@{upload}", "--write-out", "%{http_code} %{num_connects}\n"]
     out = ["--output", os.devnull]
     assert curl(*args, *out, url, *out, url, *out, url) == b"404 1\n404 0\n404 0\n"
@@ -251,7 +251,7 @@ def test_curl_over_tls(serve: Any) -> None:
         counts = curl("--insecure", "--write-out", "%{num_connects}", "--output", os.devnull, f"{url}/stream",
                       "--output", os.devnull, f"{url}/tell")  # fmt: skip
         assert counts == b"10"
-        assert run_curl(f"{url}/tell").returncode == 60  # a certificate that isn't known
+        assert run_curl(f"{url}/tell").returncode == 60  # curl doesn't know the certificate
         assert run_curl(f"http://127.0.0.1:{port}/tell").returncode != 0
         assert curl_told("--insecure", f"{url}/tell")["method"] == "GET"
 
@@ -299,7 +299,7 @@ def test_curl_proxy_protocol(serve: Any, folder: Path) -> None:
         unix = ("--unix-socket", str(folder / "socket"))
         for where in ((), unix):
             assert curl_told("--haproxy-protocol", *where, url)["method"] == "GET"
-            assert run_curl(*where, url).returncode != 0  # without the header, nobody is served
+            assert run_curl(*where, url).returncode != 0  # without the header, no client is served
 
 
 def test_curl_proxy_protocol_before_tls(serve: Any) -> None:
@@ -332,24 +332,24 @@ CHROMIUM_OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--ignore-certificate-errors",
 )  # fmt: skip
-#: What the page reports when all of it was there.
+#: The page's report when everything was loaded.
 SEEN = "POST by=fetch 5 3 rgb(1, 2, 3) a=b"
 
 
 def chromium(profile: Path, *args: str) -> list[str]:
-    """The arguments to run it, with a profile of its own."""
+    """The arguments to run it with a new profile."""
     return [program_path("chromium"), *CHROMIUM_OPTIONS, f"--user-data-dir={profile}", *args]
 
 
 def rendered(profile: Path, url: str) -> str:
     """A page's DOM, after its script has run."""
-    # Its clock stands still while a request is under way, so it's no time limit.
+    # The browser's virtual clock stops during a request, so this isn't a time limit.
     args = chromium(profile, "--virtual-time-budget=5000", "--dump-dom", url)
     return str(run(*args, check=True).stdout)
 
 
 def requested(log: str) -> list[str]:
-    """The request lines in an access log, but for those that a browser makes as it likes."""
+    """The request lines in an access log, except those that a browser sends or not."""
     return sorted(line for line in re.findall('"([^"]*)"', log) if "favicon" not in line)
 
 
@@ -386,7 +386,7 @@ def test_page_in_a_browser_over_tls(serve: Any, tmp_path: Path) -> None:
 
 
 def test_browser_that_stays_blocks_nobody(server_name: str, folder: Path, tmp_path: Path, leg: str) -> None:
-    """It keeps its connections, and opens some that it may want later; so do we, and others are served."""
+    """It keeps its connections and opens spare ones; they stay open, and other clients are served."""
     with serving_site(folder, *SERVERS[server_name]) as program, ExitStack() as stack:
         args = chromium(tmp_path / "profile", "--remote-debugging-port=0", f"{program.address.url}/")
         browser = stack.enter_context(
@@ -410,7 +410,7 @@ def test_browser_that_stays_blocks_nobody(server_name: str, folder: Path, tmp_pa
     [("script", "TCP"), *((name, by) for name in ("one thread", "threads") for by in ("TCP", "unix"))],
 )
 def test_behind_nginx(server_name: str, by: str, folder: Path, tmp_path: Path, upload: Path, leg: str) -> None:
-    """It keeps connections to the server, sends all kinds of requests there, and tells who the client is."""
+    """nginx keeps connections to the server, forwards all kinds of requests, and names the client."""
     args = list(SERVERS[server_name])
     if server_name != "script":
         args += ["--forwarded-allow-ips", "127.0.0.1,unix"]
@@ -419,8 +419,8 @@ def test_behind_nginx(server_name: str, by: str, folder: Path, tmp_path: Path, u
         upstream = f"unix:{folder}/socket" if by == "unix" else f"127.0.0.1:{program.address.port}"
         with nginx(tmp_path, in_front_of(upstream)) as (proxy,):
             told = [json.loads(fetch(proxy, "/tell?a=b").body) for _ in range(20)]
-            if server_name == "script":  # which believes nobody, and shows the proxy
-                assert len({each["port"] for each in told}) == 1  # it has made one connection
+            if server_name == "script":  # it trusts no peer, so it logs the proxy's address
+                assert len({each["port"] for each in told}) == 1  # nginx has opened one connection
                 assert all(each["forwarded"] == "127.0.0.1" for each in told)
             assert all((each["address"], each["query"]) == ("127.0.0.1", "a=b") for each in told)
             assert told[0]["host"] == f"127.0.0.1:{proxy.port}"

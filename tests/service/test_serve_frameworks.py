@@ -21,7 +21,7 @@ from programs import Program, program_environment, running
 from waiting import TIMEOUT
 
 FRAMEWORKS = ("flask", "django", "falcon")
-#: What runs APP, by the name of the server.
+#: The command that runs APP, by the name of the server.
 SERVERS = {
     "threads": "fastwsgi APP --threads 4",
     "threads, validated": "fastwsgi APP --threads 4 --validate",
@@ -39,7 +39,7 @@ TEXT = {"Content-Type": "text/plain"}
 
 
 class Site(NamedTuple):
-    """An application that is served."""
+    """A served application."""
 
     framework: str
     server: str
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving_site(command: str, framework: str, folder: Path) -> Iterator[Program]:
     """Run a command with a framework's application for APP."""
     environment = program_environment(Path(apps.__file__).parent, SITE_FOLDER=str(folder))
-    # Warnings of sockets that aren't closed are gunicorn's.
+    # gunicorn doesn't close all its sockets, which causes warnings.
     warnings = ["-W", "error", "-W", "ignore::ResourceWarning"]
     args = [*warnings, "-m", *command.replace("APP", f"apps:{framework}_app()").split(), "--bind", "127.0.0.1:0"]
     announcement = r"serving on http://127\.0\.0\.1:(?P<port>\d+)/"
@@ -112,7 +112,7 @@ def test_text_in_queries_paths_and_forms(site: Site) -> None:
 
 def test_streaming(site: Site) -> None:
     with closing(http.client.HTTPConnection(*site.address, timeout=TIMEOUT)) as connection:
-        for _ in range(3):  # each on the same connection, so that its end doesn't end the body
+        for _ in range(3):  # all on the same connection, so that the end of a body isn't the end of the connection
             connection.request("GET", "/stream")
             sock = connection.sock
             response = connection.getresponse()
@@ -185,7 +185,7 @@ def test_redirect_to_the_host_that_was_asked(site: Site) -> None:
 
 
 def test_head(site: Site) -> None:
-    """The fields of GET, no body, and a connection that can be used again."""
+    """The answer has the fields of GET and no body, and the connection can be used again."""
     with closing(http.client.HTTPConnection(*site.address, timeout=TIMEOUT)) as connection:
         for target in ("/hello?name=you", "/stream", "/files/file.bin"):
             answers = []
@@ -196,7 +196,7 @@ def test_head(site: Site) -> None:
                 body = response.read()
                 assert (response.status, connection.sock) == (200, sock)
                 assert bool(body) == (method == "GET"), target
-                # RFC 9110 section 9.3.2: those that are made with the body, may be left out.
+                # RFC 9110 section 9.3.2: fields that depend on the body may be missing.
                 left_out = ("date", "content-length", "transfer-encoding", "connection")
                 answers.append([item for item in response.getheaders() if item[0].lower() not in left_out])
                 if target == "/files/file.bin":
@@ -268,7 +268,7 @@ def test_exceptions_are_logged(server: str, framework: str, folder: Path, leg: s
 
 
 def in_threads(task: Callable[[int], None]) -> None:
-    """Do something in several threads at once, each with its number."""
+    """Call a function in several threads at once, each with its number."""
     with ThreadPoolExecutor(PARTIES) as pool:
         list(pool.map(task, range(PARTIES), timeout=TIMEOUT))
 
@@ -278,7 +278,7 @@ def names(body: bytes) -> set[str]:
 
 
 def test_requests_at_once_do_not_mix(site: Site) -> None:
-    """All PARTIES of them are in the application at the same time, wherever there are as many threads."""
+    """All PARTIES requests are in the application at the same time, if the server has as many threads."""
     together = "&together=yes" if site.server.startswith("threads") else ""
 
     def ask(number: int) -> None:
@@ -308,8 +308,8 @@ def test_uploads_at_once(site: Site) -> None:
 
 @pytest.mark.parametrize("options", ["", "--no-fast-lane"])
 def test_answers_that_take_turns_do_not_mix(options: str, framework: str, folder: Path, leg: str) -> None:
-    """In one thread an answer waits for its slow reader while others go on; what's in contexts is its own then."""
-    query = "pieces=300&size=100000"  # many times what the sockets hold
+    """In one thread, an answer waits for a slow client while others continue; each has its own context variables."""
+    query = "pieces=300&size=100000"  # many times the size of the sockets' buffers
     with serving_site(f"fastwsgi APP {options}", framework, folder) as program, ExitStack() as stack:
         slow = []
         for name in ("0001", "0002"):
@@ -323,5 +323,5 @@ def test_answers_that_take_turns_do_not_mix(options: str, framework: str, folder
 
 
 def names_but_threads(body: bytes) -> set[str]:
-    """The names that were found anywhere but in the thread's own place: there is only one thread."""
+    """The names found outside of thread locals, which all answers share because there is only one thread."""
     return {name for line in body.decode().splitlines() for name in line.split()[1:]}

@@ -22,7 +22,7 @@ from waiting import TIMEOUT, wait_until
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the tests speak over unix sockets")
 
 
-#: The lane and the general path; the pure twin has only the second.
+#: The fast lane and the general path; the pure twin has only the latter.
 @pytest.fixture(params=["lane", "no lane"])
 def path_flag(request: pytest.FixtureRequest, leg: str) -> str:
     return "--fast-lane" if request.param == "lane" else "--no-fast-lane"
@@ -102,7 +102,7 @@ def test_trusted_claims_are_applied(place: Path, path_flag: str, kind: str) -> N
             assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("192.0.2.1", "")
             assert (environ["wsgi.url_scheme"], environ["SERVER_PORT"]) == ("https", "443")
             assert environ["HTTP_X_FORWARDED_FOR"] == "192.0.2.9, 192.0.2.1"
-        for number in range(5):  # a keep-alive connection of a proxy has many clients
+        for number in range(5):  # a proxy's connection carries requests of many clients
             environ = environ_of(client, f"X-Forwarded-For: 192.0.2.{number}")
             assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]) == (f"192.0.2.{number}", "http")
         environ = environ_of(client)
@@ -189,7 +189,7 @@ def test_access_log(place: Path, path_flag: str, kind: str, format_: str, thread
     log = place / "log"
 
     def wait_for_line(number: int) -> None:
-        """A thread writes it when it's done with what it has, and another may answer the next request before."""
+        """Wait for a log line. Its thread writes it after its work; another thread may answer the next request first."""
         wait_until(lambda: log.read_text(encoding="utf-8").count("\n") == number)
 
     with (
@@ -234,7 +234,7 @@ def test_log_that_was_moved_away_is_opened_anew(place: Path, threads: str) -> No
         service(place, "site_app", "--access-log=log", "--threads", threads) as running,
         Client(running.address) as client,
     ):
-        # A line is written when the thread is done with what it has, which the client's answer doesn't wait for.
+        # A thread writes its lines after its work, so a client may have its answer before the line is written.
         assert client.get("/before").status == 200
         wait_until(lambda: "/before" in log.read_text(encoding="utf-8"))
         log.rename(old)

@@ -23,7 +23,7 @@ STREAMED = b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 class Gate:
-    """Where the site's applications wait until they are let through."""
+    """A gate at which the site's applications wait until the test opens it."""
 
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
@@ -33,11 +33,11 @@ class Gate:
         self.held: list[socket.socket] = []
 
     def wait(self) -> None:
-        """Wait until an application is here."""
+        """Wait until an application is at the gate."""
         self.held.append(self.sock.accept()[0])
 
     def open(self) -> None:
-        """Let everybody through who is here."""
+        """Let all waiting applications continue."""
         for each in self.held:
             each.close()
         self.held.clear()
@@ -64,29 +64,29 @@ def threads(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 
 
-#: The lane and the general path; the pure twin has only the second.
+#: The fast lane and the general path; the pure twin has only the latter.
 @pytest.fixture(params=["lane", "no lane"])
 def flags(request: pytest.FixtureRequest, threads: int, leg: str) -> list[str]:
     return ["--threads", str(threads), "--fast-lane" if request.param == "lane" else "--no-fast-lane"]
 
 
 def stop(running: Service, number: int = signal.SIGTERM) -> None:
-    """Send a signal, and wait until the process has taken note: it leaves a second one to the system."""
+    """Send a signal, and wait until the process has handled it: then it has restored the default handler."""
     running.signal(number)
     wait_until(lambda: not handles(running.process.pid, number))
 
 
 def stop_meanwhile(running: Service, gate: Gate, threads: int, number: int = signal.SIGTERM) -> None:
-    """Stop while a request is in the application, and then let it go on."""
+    """Stop the service while a request is in the application, and then let the request continue."""
     gate.wait()
     stop(running, number)
-    if threads > 1:  # one has no time to stop listening meanwhile
+    if threads > 1:  # a single thread can't stop listening meanwhile
         running.wait_until_nobody_listens()
     gate.open()
 
 
 def ends(client: Client, reply: Reply, body: bytes) -> None:
-    """Hold an answer to be the last of its connection."""
+    """Check that an answer is the last on its connection."""
     assert (reply.status, reply.body) == (200, body)
     assert reply.fields["Connection"] == "close"
     assert client.rest() == b""
@@ -101,7 +101,7 @@ def test_nothing_to_do(place: Path, threads: int, number: int) -> None:
 
 
 def test_idle_connections_are_closed(place: Path, flags: list[str], number: int) -> None:
-    # Neither their time between requests nor the time to stop can be what ends them.
+    # Timeouts so long that neither keep_alive_timeout nor graceful_timeout can end the connections.
     long = ["--keep-alive-timeout=600", "--head-timeout=600", "--graceful-timeout=600"]
     with service(place, "site_app", *flags, *long) as running:
         with contextlib.ExitStack() as stack:
@@ -156,7 +156,7 @@ def test_a_head_goes_on(place: Path, flags: list[str], sent: int) -> None:
 
 
 def is_answered_for_the_last_time(client: Client) -> bool:
-    """Whether a client that asks again gets one more answer, and not the end of its connection only."""
+    """Whether a client that sends another request gets one more answer before its connection is closed."""
     with contextlib.suppress(ConnectionError):
         client.send(GET)
         if client.sock.recv(1, socket.MSG_PEEK):
@@ -166,7 +166,7 @@ def is_answered_for_the_last_time(client: Client) -> bool:
 
 
 def test_who_has_had_an_answer_just_now_may_ask_again(place: Path, flags: list[str], number: int) -> None:
-    for _ in range(5):  # for a moment only, which may be over on a busy machine
+    for _ in range(5):  # the moment for it may be over on a busy machine
         with service(place, "site_app", *flags) as running, Client(running.address) as client:
             assert client.get().body == b"site"
             stop(running, number)
@@ -177,7 +177,7 @@ def test_who_has_had_an_answer_just_now_may_ask_again(place: Path, flags: list[s
 
 
 def test_who_was_promised_another_answer_gets_it(place: Path, gate: Gate, flags: list[str], threads: int) -> None:
-    """An answer has begun when the signal comes, so its client wasn't told that it's the last one."""
+    """An answer has begun before the signal, so its client doesn't know that it is the last one."""
     for _ in range(5):  # as above
         with service(place, "site_app", *flags) as running, Client(running.address) as client:
             client.send(STREAMED)
@@ -229,7 +229,7 @@ def test_nobody_is_waited_for_longer_than_was_said(place: Path, flags: list[str]
 
 
 def test_an_application_is_not_waited_for_longer_than_was_said(place: Path, gate: Gate) -> None:
-    """It hangs in so many threads that a second for each would be more than a program may take here."""
+    """It hangs in many threads: waiting a second for each would exceed the time limit of the test."""
     many = 2 * int(TIMEOUT)
     with service(place, "site_app", f"--threads={many}", "--graceful-timeout=0.2") as running:
         clients = [Client(running.address) for _ in range(many)]
@@ -272,7 +272,7 @@ def test_the_place_of_a_unix_socket_is_free_while_requests_are_answered(
 
 
 def test_what_a_stop_cuts_off_has_its_line(place: Path, gate: Gate) -> None:
-    """Also while a thread doesn't return from an application, which then ends with the process."""
+    """Even if a thread doesn't return from the application and ends with the process."""
     flags = ["--threads", "2", "--graceful-timeout", "0.2", "--access-log", "log"]
     with (
         service(place, "site_app", *flags, stderr=None) as running,
@@ -282,7 +282,7 @@ def test_what_a_stop_cuts_off_has_its_line(place: Path, gate: Gate) -> None:
         held.send(b"GET /hold HTTP/1.1\r\nHost: h\r\n\r\n")
         gate.wait()
         half.send(b"POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc")
-        with Client(running.address) as other:  # accepted later, so that the others have been
+        with Client(running.address) as other:  # it is accepted after the others, so they have been accepted
             assert other.get("/").status == 200
         running.signal(signal.SIGTERM)
         assert running.process.wait(10) == 0

@@ -44,7 +44,7 @@ def two_workers(request: pytest.FixtureRequest, leg: str) -> Starter:
 
 
 def pid_of(address: Address) -> int:
-    """The process that answers a request on a connection of its own."""
+    """The id of the process that answers a request on a new connection."""
     answer = fetch(address, "/pid")
     assert answer.status == 200
     return int(answer.body)
@@ -56,7 +56,7 @@ def environ_of(address: Address, **headers: str) -> dict[str, Any]:
 
 
 class LateAnswer:
-    """A request that a worker has begun to answer, and goes on with when the gate opens."""
+    """A request whose answer a worker has begun, and continues when the gate opens."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
@@ -72,7 +72,7 @@ class LateAnswer:
         self.client.close()
 
     def end(self) -> None:
-        """Let it go on, and see that all of it comes."""
+        """Let the answer continue, and check that all of it arrives."""
         self._workers.open_gate("the end")
         assert self.client.chunk() == b"the end"
         assert self.client.chunk() == b""
@@ -111,7 +111,7 @@ def test_a_unix_socket_of_gunicorn(tmp_path: Path) -> None:
     with gunicorn(tmp_path, bind=f"unix:{tmp_path}/socket"), Client(tmp_path / "socket") as client:
         client.send(b"GET /environ HTTP/1.0\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n")
         environ = json.loads(client.reply().body)
-    # By gunicorn's own workers, too, who connects to such a socket is trusted.
+    # gunicorn's own workers also trust every peer on a unix socket.
     assert environ["REMOTE_ADDR"] == "192.0.2.1"
 
 
@@ -160,7 +160,7 @@ def test_the_access_log_of_gunicorn(tmp_path: Path, more: tuple[str, ...]) -> No
     with gunicorn(tmp_path, "--access-logfile", str(log), "--access-logformat", form, *more) as workers:
         fields = {"X-Name": "a value", "User-Agent": "tests", "Referer": "http://there/"}
         pid = fetch(workers.address, "/pid?a=1", headers=fields).body.decode()
-        wait_until(lambda: log.exists() and log.read_text().count("\n") == 1)  # which the answer doesn't wait for
+        wait_until(lambda: log.exists() and log.read_text().count("\n") == 1)  # the log may be written after the answer
         assert exchange(workers.address, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400 ")
         wait_until(lambda: log.read_text().count("\n") == 2)
         size, port = len(pid), workers.address.port
@@ -210,11 +210,11 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
         assert pid_of(workers.address) != first
         assert workers.notes("worker_abort") == [first]
     assert f"WORKER TIMEOUT (pid:{first})" in workers.program.stderr
-    assert "time.sleep(" in workers.program.stderr  # it's said what hung
+    assert "time.sleep(" in workers.program.stderr  # the log tells what hung
 
 
 def test_a_worker_with_many_slow_requests_does_not_hang(tmp_path: Path) -> None:
-    """All of them have come before it looks, and together they take longer than its timeout."""
+    """All requests arrive in one turn of the loop, and together they take longer than the timeout."""
     with gunicorn(tmp_path, "--timeout", "1") as workers, contextlib.ExitStack() as stack:
         late = stack.enter_context(LateAnswer(workers))
         clients = [stack.enter_context(Client(workers.address)) for _ in range(6)]
@@ -230,7 +230,7 @@ def test_term_lets_an_answer_in_progress_be_finished(tmp_path: Path, more: tuple
         workers.signal(signal.SIGTERM)
         workers.wait_for("terminated", late.pid)
         late.end()
-        # It was said that the connection may be used again, before it was known that it ends.
+        # The answer promised to keep the connection before the worker was told to stop.
         assert late.client.get("/pid").fields["Connection"] == "close"
         assert workers.program.process.wait(TIMEOUT) == 0
     assert workers.notes("worker_exit") == [late.pid]
@@ -239,7 +239,7 @@ def test_term_lets_an_answer_in_progress_be_finished(tmp_path: Path, more: tuple
 
 @pytest.mark.parametrize("more", [(), ("--threads", "2")], ids=["one thread", "two threads"])
 def test_quit_waits_for_nobody(tmp_path: Path, more: tuple[str, ...]) -> None:
-    """Twice as long as a program may take here, it would wait otherwise."""
+    """If it waited, it would wait twice as long as the time limit of the test."""
     patience = str(int(2 * TIMEOUT))
     with gunicorn(tmp_path, "--graceful-timeout", patience, *more) as workers, LateAnswer(workers) as late:
         workers.signal(signal.SIGQUIT)
@@ -262,10 +262,10 @@ def test_a_changed_module_restarts_the_worker(tmp_path: Path) -> None:
     module.write_text("from worker_site import site\n")
     with gunicorn(tmp_path, "--reload", "--reload-engine", "poll", app="changing:site") as workers:
         first = pid_of(workers.address)
-        times = itertools.count(2**32)  # whatever the file system's clock can tell apart
+        times = itertools.count(2**32)  # even if the file system's clock is coarse
 
         def has_seen_a_change() -> bool:
-            # Again and again: what gunicorn finds when it looks for the first time, is no change to it.
+            # Again and again, because the first state that gunicorn's reloader sees doesn't count as a change.
             time = next(times)
             os.utime(module, (time, time))
             return has_ended(first)
@@ -313,7 +313,7 @@ def test_our_access_log_can_be_rotated_under_workers(tmp_path: Path) -> None:
         log.rename(old)
         workers.signal(signal.SIGUSR1)
         wait_until(log.exists)
-        # One of them may have heard of it before the other; in each round both write a line.
+        # One process may get the signal before the other; in each round both write a line.
         for _ in range(1000):
             before = [_lines(old), _lines(log)]
             with LateAnswer(workers) as late:

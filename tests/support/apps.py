@@ -1,4 +1,4 @@
-"""One small site in four frameworks, for tests that serve real applications.
+"""The same small site in four frameworks, for tests that serve real applications.
 
 Every site has::
 
@@ -9,15 +9,15 @@ Every site has::
     GET  /stream             STREAM, in pieces, without a Content-Length
     GET  /cookies            sets the cookies a=1 and b=2
 
-and answers 404 to everything else. Those of Flask, Django and Falcon have, each by its own means::
+and answers 404 to all other requests. The sites of Flask, Django and Falcon also have, by means of the framework::
 
     POST /multipart          "<field>=<value>" lines of a multipart form, sorted; a file is "<its name> <digest()>"
-    GET  /files/<name>       a file of FOLDER, with what the framework knows of conditions and ranges
-    GET  /redirect           to /hello?name=you, as an absolute URL of the scheme and host that were asked for
-    GET  /session            how often the session has been here, which is kept in a cookie
+    GET  /files/<name>       a file of FOLDER, with the framework's support of conditions and ranges
+    GET  /redirect           to /hello?name=you, as an absolute URL with the request's scheme and host
+    GET  /session            how many requests the session has had; a cookie identifies it
     GET  /raise              raises RuntimeError
-    GET  /broken             raises RuntimeError behind some pieces of a body
-    GET  /context?name=...   so many pieces, of so many octets, of Context
+    GET  /broken             raises RuntimeError after some pieces of a body
+    GET  /context?name=...   the pieces of Context
 
 and they answer HEAD for /hello, /stream and /files.
 """
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 STREAM = [f"piece {number}\n".encode() for number in range(20)]
-#: So many requests for /context?together=yes wait for each other.
+#: How many requests for /context?together=yes wait for each other.
 PARTIES = 4
 FOLDER = os.environ.get("SITE_FOLDER", str(Path(__file__).parent))
 
@@ -62,10 +62,10 @@ def broken() -> Iterator[bytes]:
 
 
 class Context:
-    """A request's name, put where what belongs to a thread or a context is kept, and looked for there again.
+    """Stores a request's name in thread locals and context variables, and reads it back later.
 
-    query: ``name``: four digits, under 0060; ``together``: wait for other requests before looking; ``pieces``,
-    ``size``: how often to look, and how long the answer is each time.
+    query: ``name``: four digits, below 0060; ``together``: wait for other requests before reading; ``pieces``,
+    ``size``: how often to read, and how many octets the answer has each time.
     """
 
     def __init__(self, query: Mapping[str, str]) -> None:
@@ -77,7 +77,7 @@ class Context:
             _together.wait(10)
 
     def found(self, frameworks_own: Callable[[], str]) -> Iterator[bytes]:
-        """Lines of the names that are found: the thread's, the context's, and that of the framework."""
+        """Lines with the names that are found: in the thread, in the context, and in the framework."""
         for _ in range(self.pieces):
             found = f"{_of_thread.name} {_of_context.get()} {frameworks_own()}"
             yield found.ljust(self.size - 1).encode() + b"\n"
@@ -210,7 +210,7 @@ def django_app() -> Any:
         return StreamingHttpResponse(broken(), content_type=text)
 
     def context(request: Any) -> Any:
-        # Of what Django itself keeps for a request: the time zone, which 0007 is the name of if it's +0007.
+        # Django keeps the time zone for a request. The zone +0007 stands for the name 0007.
         timezone.activate(timezone.get_fixed_timezone(int(request.GET["name"])))
         found = Context(request.GET).found(lambda: timezone.get_current_timezone_name().removeprefix("+"))
         return StreamingHttpResponse(found, content_type=text)

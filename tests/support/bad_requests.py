@@ -1,4 +1,4 @@
-"""Malformed request lines and field sections, each with the status that refuses it."""
+"""Malformed request lines and field sections, each with the status of its answer."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ BAD_LINES = {
     "too long and bad": (b"GET %s\r\n" % (b"a " * 8190), 414),
 }
 
-#: By name: what follows a good request line. The status of the answer is 400.
+#: By name: the octets after a good request line. The status of the answer is 400.
 BAD_FIELDS = {
-    # RFC 9112 section 5 and RFC 9110 section 5.1: a name is a token, the colon follows at once
+    # RFC 9112 section 5 and RFC 9110 section 5.1: a name is a token, and the colon follows immediately
     "no colon": b"Host\r\n\r\n",
     "no name": b": a\r\n\r\n",
     "space before colon": b"Host : a\r\n\r\n",

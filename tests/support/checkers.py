@@ -1,4 +1,4 @@
-"""Run mypy on files that use the package as its users do."""
+"""Run mypy on files that use the package as users do."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ needs_mypy = pytest.mark.skipif(sys.implementation.name == "pypy", reason="mypy 
 
 
 def mypy(folder: Path, *arguments: str | Path, tool: str = "mypy", path: Path = ROOT) -> list[str]:
-    """The errors that mypy (or another tool of its) finds, a line each, run in a folder that it may write to.
+    """The errors that mypy (or one of its other tools) finds, one line each. It runs in a writable folder.
 
-    path: where it finds fastwsgi, instead of this checkout or installation.
+    path: where to find fastwsgi, instead of this checkout or installation.
     """
     environ = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
-    if path.name != "site-packages":  # which it finds by itself, and refuses here
+    if path.name != "site-packages":  # mypy finds these by itself, and refuses them in MYPYPATH
         environ["MYPYPATH"] = str(path)
     command = [sys.executable, "-m", tool, *map(str, arguments)]
     if tool == "mypy":

@@ -1,4 +1,4 @@
-"""Clients: one request by http.client, raw octets, or a connection whose answers are held to RFC 9112."""
+"""Clients: one request by http.client, raw octets, or a connection that checks answers against RFC 9112."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from waiting import TIMEOUT
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\n\r\n"
-#: A certificate for 127.0.0.1 and localhost, with its key. No client trusts it by itself.
+#: A certificate for 127.0.0.1 and localhost, with its key. No client trusts it by default.
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 
 
@@ -57,7 +57,7 @@ def fetch(
     *,
     tls: ssl.SSLContext | None = None,
 ) -> Answer:
-    """Send one request on a connection of its own, and read the answer to its end."""
+    """Send one request on a new connection, and read the whole answer."""
     if tls is None:
         connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT)
     else:
@@ -69,12 +69,12 @@ def fetch(
 
 
 def trusting() -> ssl.SSLContext:
-    """TLS for fetch() that trusts CERTIFICATE and nothing else."""
+    """A TLS context for fetch() that trusts only CERTIFICATE."""
     return ssl.create_default_context(cafile=CERTIFICATE)
 
 
 def connect(place: Place, data: bytes = b"", *, room: int | None = None) -> socket.socket:
-    """A connected socket with a timeout, on which *data* is sent. room: about what the kernel may receive."""
+    """Connect a socket with a timeout, and send *data*. room: the approximate size of the receive buffer."""
     if isinstance(place, tuple):
         sock, where = socket.socket(socket.AF_INET6 if ":" in place[0] else socket.AF_INET), place[:2]
     else:
@@ -94,16 +94,17 @@ def connect(place: Place, data: bytes = b"", *, room: int | None = None) -> sock
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """All octets until the orderly end of a connection."""
+    """Read all octets until the orderly end of a connection."""
+
     with connection.makefile("rb") as file:
         return file.read()
 
 
 def exchange(address: Place, request: bytes, arrival: str = "whole", *, may_be_reset: bool = False) -> bytes:
-    """Send raw octets, say that nothing more is sent, and read until the server closes; by then it has logged.
+    """Send raw octets, end the output, and read until the server closes; by then it has written its log.
 
-    arrival: "whole", "byte by byte", or "with trailing data", which is another request; may_be_reset: the server may
-    answer and close before it has read all, and what came before the reset counts.
+    arrival: "whole", "byte by byte", or "with trailing data", which is another request; may_be_reset: accept a reset
+    after the answer, because the server may close before it has read everything.
     """
     when_sending: tuple[type[OSError], ...] = (OSError,) if may_be_reset else ()
     when_reading: tuple[type[OSError], ...] = (ConnectionResetError,) if may_be_reset else ()
@@ -123,7 +124,7 @@ def exchange(address: Place, request: bytes, arrival: str = "whole", *, may_be_r
 
 
 class Reply(NamedTuple):
-    """One answer: its head as it was sent, and its body without the coding."""
+    """One answer: its head as received, and its decoded body."""
 
     head: bytes
     body: bytes
@@ -136,7 +137,7 @@ class Reply(NamedTuple):
 
     @property
     def fields(self) -> dict[str, str]:
-        """What isn't in every answer; no field is there twice."""
+        """The fields that not every answer has; no field may occur twice."""
         pairs = [line.split(": ", 1) for line in self.head.decode("latin-1").split("\r\n")[1:-2]]
         fields = dict(pairs)
         assert len(fields) == len(pairs), pairs
@@ -151,10 +152,10 @@ class CutShortError(Exception):
 
 
 class Client:
-    """A connection to a server. An answer that breaks a rule of RFC 9112 raises.
+    """A connection to a server. An answer that violates RFC 9112 raises an exception.
 
-    place: an address, or the path of a unix socket; room: about what the kernel may receive; strict: a TLS connection
-    without a proper end raises, too.
+    place: an address, or the path of a unix socket; room: the approximate size of the receive buffer; strict: whether
+    a TLS connection without a closure alert raises too.
     """
 
     def __init__(self, place: Place, *, tls: bool = False, room: int | None = None, strict: bool = False) -> None:
@@ -171,7 +172,7 @@ class Client:
 
     def __exit__(self, *exc_info: object) -> None:
         if self._is_answered:
-            # Until the server has closed, too: then it has logged what was answered.
+            # Wait until the server has closed too: by then it has written its log.
             with contextlib.suppress(OSError):
                 self.end()
                 self.rest()
@@ -182,11 +183,11 @@ class Client:
         self.sock.close()
 
     def end(self) -> None:
-        """Say that nothing more is sent."""
+        """End the output; the server may still answer."""
         self.sock.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Close by a reset."""
+        """Close with a reset."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
@@ -203,7 +204,7 @@ class Client:
         return self.reply()
 
     def head(self) -> bytes:
-        """The next head, with its empty line."""
+        """Read the next head, with its empty line."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += self._line()
@@ -211,7 +212,7 @@ class Client:
         return head
 
     def reply(self, method: str = "GET") -> Reply:
-        """The next answer."""
+        """Read the next answer."""
         head = self.head()
         framing, length = _framing(head, method)
         if framing == "length":
@@ -224,11 +225,11 @@ class Client:
         return Reply(head, body, framing)
 
     def rest(self) -> bytes:
-        """All octets until the orderly end of the connection."""
+        """Read all octets until the orderly end of the connection."""
         return self.file.read()
 
     def is_open(self) -> bool:
-        """Whether a request is answered. Nothing else may be left to read."""
+        """Whether the server answers a request. No earlier answer may be unread."""
         try:
             self.send(b"GET /is-open HTTP/1.0\r\n\r\n")
             return self.reply().status > 0
@@ -236,14 +237,14 @@ class Client:
             return False
 
     def exactly(self, size: int) -> bytes:
-        """So many octets of a body."""
+        """Read this many octets of a body."""
         data = self.file.read(size)
         if len(data) != size:
             raise CutShortError(data[-100:])
         return data
 
     def chunk(self) -> bytes:
-        """The next chunk's data; the last has none."""
+        """Read the data of the next chunk; the last chunk has none."""
         size = self._line()
         assert re.fullmatch(rb"0|[1-9a-f][0-9a-f]*", size[:-2]), size
         data = self.exactly(int(size, 16))
@@ -258,7 +259,7 @@ class Client:
 
 
 def _framing(head: bytes, method: str) -> tuple[str, int]:
-    """RFC 9112 section 6.3."""
+    """The framing of an answer (RFC 9112 section 6.3)."""
     lengths = re.findall(rb"\r\nContent-Length: (\d+)\r\n", head, re.IGNORECASE)
     chunked = re.findall(rb"\r\nTransfer-Encoding: (.*)\r\n", head, re.IGNORECASE)
     assert len(lengths) + len(chunked) <= 1

@@ -1,4 +1,4 @@
-"""The documents: their list, their blocks of code, and the options that a command in them sets."""
+"""Read the documents: their list, their code blocks, and the options that their commands set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FENCED = re.compile(r"^( *)(```+|~~~+)[ ]*([^\n]*)\n(.*?)^\1\2$", re.MULTILINE 
 
 
 class Block(NamedTuple):
-    """A fenced block: the name of its document, its number there, its language and its code."""
+    """A fenced block: the name of its document, its number in it, its language and its code."""
 
     document: str
     number: int
@@ -39,7 +39,7 @@ class Block(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A line of a block for a shell, without its comment."""
+    """A line of a shell block, without its comment."""
 
     block: Block
     words: tuple[str, ...]
@@ -74,7 +74,7 @@ def blocks(*languages: str) -> list[Block]:
 
 
 def commands() -> Iterator[Command]:
-    """Each command of each block for a shell."""
+    """Each command of each shell block."""
     for block in blocks("sh"):
         for line in block.code.replace("\\\n", " ").splitlines():
             words = tuple(shlex.split(line, comments=True))
@@ -83,7 +83,7 @@ def commands() -> Iterator[Command]:
 
 
 def accepted(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The options that our command line makes of arguments; it ends the test if it refuses them."""
+    """Parse arguments with our command line; refused arguments end the test."""
     capsys.readouterr()
     assert main([*arguments, "--print-config"]) == 0
     values = {}
@@ -91,7 +91,7 @@ def accepted(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> di
         name, _, value = line.partition("  #")[0].partition(" = ")
         values[name] = ast.literal_eval(value)
     assert values.keys() == options.OPTIONS.keys()
-    # What is only looked at when it's used.
+    # Check the values that are otherwise checked only when they are used.
     for text in values["bind"]:
         parse_bind(text)
     Proxies(values["forwarded_allow_ips"], values["forwarded_fields"])

@@ -1,4 +1,4 @@
-"""The number of examples that generated tests get, usually and under "make fuzz"."""
+"""The number of examples for generated tests, by default and under "make fuzz"."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
-#: What "make fuzz" and the checked builds share: their examples are slow, and it's no fault of theirs.
+#: Settings for "make fuzz" and the checked builds, where slow examples are normal.
 PATIENT = settings(
     settings.get_profile("default"),
     deadline=None,
@@ -20,7 +20,7 @@ settings.register_profile("checked", PATIENT)
 
 
 def examples(usual: int, **others: Any) -> settings:
-    """Settings of a generated test: *usual* examples, or as many as "make fuzz" wants, and *others* of hypothesis."""
+    """Settings of a generated test: *usual* examples, or the number for "make fuzz". others: settings of hypothesis."""
     if settings.get_current_profile_name() == "fuzz":
         return settings(**others)
     return settings(max_examples=usual, **others)

@@ -1,4 +1,4 @@
-"""Listening sockets for tests: open them, connect to them, leave them behind."""
+"""Listening sockets for tests: open them, connect to them, abandon them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from waiting import TIMEOUT
 
 needs_unix = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="unix sockets")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that share sockets")
-# From 3.12. The other thread is the test runner's, or an earlier test's that is just ending.
+# A warning from Python 3.12 on. The other thread belongs to the test runner, or to an earlier test that is ending.
 may_fork_beside_threads = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
@@ -31,7 +31,7 @@ def opened(*binds: str, **options: Any) -> Iterator[list[Listener]]:
 
 
 def answers(listener: Listener, address: Any = None) -> bool:
-    """Whether a client that connects to an address is accepted by a listener."""
+    """Whether a listener accepts a client that connects to an address."""
     with socket.socket(listener.sock.family) as client:
         client.settimeout(TIMEOUT)
         try:
@@ -46,7 +46,7 @@ def answers(listener: Listener, address: Any = None) -> bool:
 
 
 def left_over(path: Path) -> None:
-    """What a process leaves that died."""
+    """Make a unix socket file as a killed process leaves it."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
         sock.listen()

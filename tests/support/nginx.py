@@ -1,4 +1,4 @@
-"""Run nginx in front of a server, on sockets that are made for it."""
+"""Run nginx in front of a server, on sockets that the test opens for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ http {{
 }}
 """
 
-#: What nginx sends on to a server: by /, and by a location that passes on each piece as it comes.
+#: A site that forwards requests to a server: at / with buffering, and at one location without.
 SITE = """
     client_max_body_size 64m;
     upstream site {{
@@ -61,19 +61,19 @@ SITE = """
 def nginx(
     folder: Path, http: Callable[..., str], *, ports: int = 1, may_complain: bool = False
 ) -> Iterator[list[Address]]:
-    """Run nginx until the block ends, in a folder; hand over its addresses.
+    """Run nginx in a folder until the block ends; yield its addresses.
 
-    http: makes the content of the http block of so many ports. The sockets are made here and handed over as one nginx
-    hands them to the next, so the ports are free and the sockets listen at once. may_complain: whether nginx may
-    report failures of the server behind it.
+    http: makes the content of the http block from the ports. The sockets are opened here and passed in the way in which
+    one nginx process passes them to the next. So the ports are free, and the sockets listen immediately. may_complain:
+    whether nginx may report failures of the server behind it.
     """
     program = program_path("nginx")
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512)) for _ in range(ports)]
         for each in listeners:
-            each.setblocking(False)  # as nginx makes its own
+            each.setblocking(False)  # as for nginx's own sockets
         addresses = [Address(*each.getsockname()) for each in listeners]
-        # Another user's nginx couldn't enter the folder of root's test.
+        # A test run by root has a folder that nginx could not enter as another user.
         user = "user root;" if os.geteuid() == 0 else ""
         block = http(*(address.port for address in addresses))
         configuration = folder / "nginx.conf"
@@ -106,5 +106,5 @@ def nginx(
 
 
 def in_front_of(upstream: str) -> Callable[[int], str]:
-    """For nginx(): SITE in front of a server, which is named as nginx names it."""
+    """Configuration for nginx(): SITE in front of a server, given in nginx's notation."""
     return lambda port: SITE.format(upstream=upstream, port=port)

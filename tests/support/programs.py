@@ -1,4 +1,4 @@
-"""Run programs to their end, or start them, wait until they are ready, and end them."""
+"""Run programs to their end; or start them, wait until they are ready, and terminate them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from waiting import TIMEOUT
 
 
 def program_environment(*paths: Path | str, **extra: str) -> dict[str, str]:
-    """The environment for a program that must find the same fastwsgi, on the same twin, as the tests.
+    """The environment for a program that must import the same fastwsgi, with the same twin, as the tests.
 
-    paths: where else it imports from.
+    paths: further directories to import from.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **extra}
     found = sys.modules.get("fastwsgi")
@@ -36,7 +36,7 @@ def program_environment(*paths: Path | str, **extra: str) -> dict[str, str]:
 
 
 def program_path(name: str) -> str:
-    """Where a program is. Without it the test is skipped, or fails if FASTWSGI_REQUIRE_PROGRAMS is 1."""
+    """The path of a program. If it is missing, skip the test, or fail if FASTWSGI_REQUIRE_PROGRAMS is 1."""
     path = shutil.which(name)
     if path is None:
         missing = f"{name} isn't on PATH"
@@ -66,9 +66,9 @@ def run(
     check: bool = False,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[Any]:
-    """Run a program to its end; return its status and what it wrote, as text or as octets.
+    """Run a program to its end; return its exit status and its output, as text or octets.
 
-    environment: by default program_environment(); check: a status other than 0 fails the test.
+    environment: by default program_environment(); check: whether a status other than 0 fails the test.
     """
     finished = subprocess.run(
         list(map(str, command)),
@@ -87,12 +87,12 @@ def run(
 
 
 def run_python(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[Any]:
-    """The same for this interpreter with arguments."""
+    """Like run(), for this interpreter with arguments."""
     return run(sys.executable, *arguments, **options)
 
 
 def run_curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run curl, which has to be on PATH, without the user's settings and proxies."""
+    """Run curl, which must be on PATH, without the user's settings and proxies."""
     path = shutil.which("curl")
     assert path is not None, "these tests need curl on PATH"
     options = ("--disable", "--silent", "--show-error", "--noproxy", "*", "--max-time", str(int(TIMEOUT)))
@@ -100,7 +100,7 @@ def run_curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def curl(*arguments: str) -> bytes:
-    """What curl writes to stdout when all goes well."""
+    """The standard output of curl, which must succeed."""
     finished = run_curl(*arguments)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
@@ -110,12 +110,12 @@ def curl(*arguments: str) -> bytes:
 
 
 class Program:
-    """A program that runs. Its output and exit status are there once the ``running`` block has ended."""
+    """A running program. Its output and exit status are available after the ``running`` block."""
 
     def __init__(self, process: subprocess.Popen[str], announced: re.Match[str], said_before: str) -> None:
         self.process = process
         self.announced = announced
-        #: The line of the announcement, and what stdout had before it.
+        #: Standard output up to and including the announcement.
         self.line = announced.string
         self.said_before = said_before
         self.stdout = self.stderr = ""
@@ -124,11 +124,11 @@ class Program:
 
     @property
     def address(self) -> Address:
-        """Where it listens: on the port that it announced."""
+        """The address with the port that the program announced."""
         return Address("127.0.0.1", int(self.announced["port"]))
 
     def signal(self, number: int) -> None:
-        """Send a signal. After one that stops it, the block's end sends no other."""
+        """Send a signal. After a signal that stops the program, the end of the block sends no other."""
         self._is_told_to_stop |= number in (signal.SIGTERM, signal.SIGINT)
         self.process.send_signal(number)
 
@@ -148,11 +148,11 @@ def running(
     pass_fds: Sequence[int] = (),
     kind: type[AnyProgram] = Program,  # type: ignore[assignment]
 ) -> Iterator[AnyProgram]:
-    """Run this interpreter with *arguments*, up to the stdout line in which *announcement* is found.
+    """Run this interpreter with *arguments*, and wait until *announcement* matches a line of its standard output.
 
     announcement: a regular expression, whose group ``port`` is the port for Program.address; environment: by default
-    program_environment(); launcher: a program that runs the command behind it; kind: the class of what is handed
-    over. At the block's end the program is terminated, unless the block has ended it.
+    program_environment(); launcher: a program that runs the command in its arguments; kind: the class of the yielded
+    object. The program is terminated when the block ends, unless the block has stopped it.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as stderr, subprocess.Popen(
         [*launcher, sys.executable, *arguments],
@@ -191,7 +191,7 @@ def running(
         assert program is not None, f"no {announcement!r} in stdout: {''.join(said)}\nstderr: {errors}"
 
 
-# What systemd does: the socket as descriptor 3, and variables for this process.
+# As systemd does: the socket is descriptor 3, and the variables name this process.
 _ACTIVATE = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -202,6 +202,6 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def handed_over(listener: socket.socket) -> dict[str, Any]:
-    """Options of running(): the program gets a listening socket as systemd hands one over."""
+    """Options of running() that pass a listening socket to the program as systemd does."""
     launcher = [sys.executable, "-c", _ACTIVATE, str(listener.fileno())]
     return {"launcher": launcher, "pass_fds": [listener.fileno()]}

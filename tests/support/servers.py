@@ -1,4 +1,4 @@
-"""Run servers in threads of the test's process, and read what they log."""
+"""Run servers in threads of the test process, and read their logs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fastwsgi import simple_server
 from fastwsgi._events.shared_loop import SharedLoop
 from waiting import TIMEOUT, wait_until
 
-#: The kinds of event-driven server that have to give the same answers, as settings.
+#: The kinds of event-driven servers, as settings. All must give the same answers.
 KINDS: dict[str, dict[str, Any]] = {
     "fast lane": {"fast_lane": True},
     "general path": {"fast_lane": False},
     "selectors": {"fast_lane": False, "poller": "selectors"},
 }
-#: The same in several threads.
+#: The same kinds with several threads.
 THREADED_KINDS: dict[str, dict[str, Any]] = {
     "threads": {"fast_lane": True},
     "threads, general path": {"fast_lane": False},
@@ -47,10 +47,10 @@ def listening_server(
     on_instance: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Any:
-    """A server of wsgi, the implementation under test, that listens on a free port and doesn't serve yet.
+    """Make a server of wsgi, the implementation under test, which listens on a free port and doesn't serve yet.
 
-    server, handler: classes instead of the stock ones; attributes: of a handler class of its own, derived from that;
-    on_instance: methods that the server gets before it is bound; settings: for fastwsgi's server.
+    server, handler: classes instead of the standard ones; attributes: for a new subclass of the handler class;
+    on_instance: methods to set on the server before it is bound; settings: for fastwsgi's server.
     """
     module = wsgi.simple_server
     handler_class = handler or module.WSGIRequestHandler
@@ -74,11 +74,10 @@ def listening_server(
 def serving(
     server: Any, *, poll_interval: float = 0.02, bound: float = TIMEOUT, closes: bool = True
 ) -> Iterator[Any]:
-    """Run *server*'s ``serve_forever()`` in a thread; shut it down and close it at the block's end.
+    """Run *server*'s ``serve_forever()`` in a thread; shut it down and close it when the block ends.
 
-    It hands over the server's address. What ``serve_forever()`` raises is raised here. A thread that doesn't stop
-    within *bound* seconds is a failure.
-    closes: whether the server is closed at the end, or may serve again.
+    Yields the server's address. Exceptions of ``serve_forever()`` are raised here. The test fails if the thread doesn't
+    stop within *bound* seconds. closes: whether to close the server at the end; without it, it may serve again.
     """
     failures: list[BaseException] = []
 
@@ -94,7 +93,7 @@ def serving(
         where = server.server_address
         yield Address(*where[:2]) if isinstance(where, tuple) else where
     finally:
-        # In a thread, because shutdown() waits for the one above, and that one may hang.
+        # In another thread, because shutdown() waits for the thread above, which may hang.
         stopper = threading.Thread(target=server.shutdown, daemon=True)
         stopper.start()
         thread.join(bound)
@@ -108,7 +107,7 @@ def serving(
 
 
 def of(*blocks: Any, status: str = "200 OK", headers: Any = ()) -> Callable[..., Any]:
-    """An application that answers by a generator."""
+    """An application that answers with a generator."""
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         start_response(status, list(headers))
@@ -128,26 +127,26 @@ def returning(result: Callable[[], Any], status: str = "200 OK", headers: Any = 
 
 
 class EventServer(NamedTuple):
-    """An event-driven server that runs."""
+    """A running event-driven server."""
 
     address: Address
     server: Any
 
     @property
     def connections(self) -> list[Any]:
-        inside = self.server._inside  # there once it runs, and until it's shut down
+        inside = self.server._inside  # exists while the server runs
         return [] if inside is None else list(inside.loop.connections.values())
 
     def wait_until_all_are_gone(self) -> None:
         self.wait_until(lambda: not self.connections)
 
     def wait_until(self, condition: Callable[[], object]) -> None:
-        """Wait for a condition that no octet on a socket announces."""
+        """Wait for a condition that can't be read from a socket."""
         wait_until(condition)
 
 
 class ThreadedServer(simple_server.WSGIServer):
-    """A server with the loop of several threads, as fastwsgi.serve() has it."""
+    """A server with the loop for several threads, as in fastwsgi.serve()."""
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         try:
@@ -183,14 +182,14 @@ class ThreadedServer(simple_server.WSGIServer):
 def event_server(
     application: Any, kind: str, *, attributes: Mapping[str, Any] | None = None, tls: bool = False, **settings: Any
 ) -> Iterator[EventServer]:
-    """Run a server of a kind, with attributes on a handler class of its own, and settings."""
+    """Run a server of a kind, with settings, and attributes on a new handler class."""
     stock = simple_server.WSGIRequestHandler
     handler_class = type("Handler", (stock,), dict(attributes)) if attributes else stock
     server_class = ThreadedServer if kind in THREADED_KINDS else simple_server.WSGIServer
     server: Any = simple_server.make_server("127.0.0.1", 0, application, server_class, handler_class)
     with contextlib.ExitStack() as stack:
         stack.enter_context(server)
-        server.socket.listen(1024)  # or clients that come by the hundred would wait for the kernel
+        server.socket.listen(1024)  # so that hundreds of clients can connect at once
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(CERTIFICATE)
@@ -215,7 +214,7 @@ class Starter:
 
 
 def starting(request: Any) -> Iterator[Starter]:
-    """Yield a Starter for the kind in request.param: for fixtures whose params are kinds."""
+    """Yield a Starter for the kind in request.param; for fixtures whose params are kinds."""
     with contextlib.ExitStack() as stack:
         yield Starter(request.param, stack)
 
@@ -242,7 +241,7 @@ def assert_serves(running: EventServer) -> None:
 
 
 class Log:
-    """What the servers of a test have written to standard error."""
+    """The standard error of a test's servers."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -253,7 +252,7 @@ class Log:
         return self._text
 
     def requests(self) -> list[str]:
-        """The end of each request's line: the request line, the status, the size."""
+        """The end of each request's log line: the request line, the status, the size."""
         return re.findall(r'^[\d.]+ - - \[.*\] (".*" \S+ \S+)$', self.text(), re.MULTILINE)
 
     def wait_for_requests(self, count: int) -> list[str]:

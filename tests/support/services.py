@@ -1,4 +1,4 @@
-"""Run ``python -m fastwsgi`` with a site that shows what it gets."""
+"""Run ``python -m fastwsgi`` with a site that shows what it receives."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ LINE = r"\Afastwsgi (\S+) \(([^)]*)\) serving on (.*)\n\Z"
 
 @contextlib.contextmanager
 def site_directory() -> Iterator[Path]:
-    """A directory with the site in ``site_app.py``, whose path is short enough for unix sockets."""
+    """Make a directory with the site in ``site_app.py``; its path is short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="fw") as name:
         place = Path(name)
         (place / "site_app.py").write_text(SITE, encoding="utf-8")
@@ -70,7 +70,7 @@ def site_directory() -> Iterator[Path]:
 
 
 class Service(Program):
-    """A service that runs, by what its line says."""
+    """A running service, with the data from its announcement line."""
 
     def __init__(self, process: subprocess.Popen[str], announced: re.Match[str], said_before: str) -> None:
         super().__init__(process, announced, said_before)
@@ -81,12 +81,12 @@ class Service(Program):
 
     @property
     def address(self) -> Address:
-        """Where the first of its TCP sockets is."""
+        """The address of its first TCP socket."""
         host, port = re.findall(r"https?://([0-9.]+):(\d+)/", self.line)[0]
         return Address(host, int(port))
 
     def wait_until_nobody_listens(self) -> None:
-        """Wait until it accepts no more."""
+        """Wait until the service accepts no more clients."""
         wait_until(lambda: not self.listens())
 
     def listens(self) -> bool:
@@ -94,7 +94,7 @@ class Service(Program):
             connect(self.address).close()
         except ConnectionRefusedError:
             return False
-        except ConnectionError:  # in its queue when it was closed
+        except ConnectionError:  # the connection was in the queue when the socket was closed
             pass
         return True
 
@@ -110,9 +110,9 @@ def service(
     launcher: Sequence[str] = (),
     **environ: str,
 ) -> Iterator[Service]:
-    """Run a service up to its line; then end it, and hold it to a status and, as a pattern, to what it says.
+    """Run a service and wait for its announcement; at the end stop it, and check its exit status and standard error.
 
-    Where arguments name no address, it's any port. launcher: a program that runs the command behind it.
+    If the arguments have no address, it uses a free port. launcher: a program that runs the command in its arguments.
     """
     if not any("--bind" in each for each in arguments) and "FASTWSGI_BIND" not in environ:
         arguments = (*arguments, "--bind", "127.0.0.1:0")
@@ -128,14 +128,14 @@ def service(
 
 
 def fails(place: Path, *arguments: str, module: Sequence[str] = ("-m", "fastwsgi"), **environ: str) -> tuple[int, str]:
-    """The status and standard error of a command that doesn't serve."""
+    """Run a command that must fail to serve; return its exit status and standard error."""
     finished = run_python("-W", "error", *module, *arguments, environment=program_environment(**environ), cwd=place)
     assert finished.stdout == ""
     return finished.returncode, finished.stderr
 
 
 def answer(place: Place, target: str = "/", **headers: str) -> str:
-    """The body of a good answer to a GET request, on a TCP socket by http.client."""
+    """Send a GET request by http.client to a TCP socket; return the body of the answer, which must be good."""
     reply: Answer | Reply
     if isinstance(place, Address):
         reply = fetch(place, target, headers={name.replace("_", "-"): value for name, value in headers.items()})
@@ -147,7 +147,7 @@ def answer(place: Place, target: str = "/", **headers: str) -> str:
 
 
 def environ_of(client: Client, *fields: str) -> dict[str, Any]:
-    """What the site sees of a request with these field lines."""
+    """The environ that the site gets for a request with these field lines."""
     client.send(ENVIRON + "".join(f"{each}\r\n" for each in fields).encode("latin-1") + b"\r\n")
     environ: dict[str, Any] = json.loads(client.reply().body)
     return environ

@@ -1,4 +1,4 @@
-"""Look up public names, and read how they can be called."""
+"""Look up public names and their signatures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 MODULES = ("util", "headers", "handlers", "simple_server", "validate", "types")
 
-# Called by syntax, with positional arguments: only how many they take counts.
+# Operators call these with positional arguments, so only their number matters.
 OPERATORS = {
     "__bytes__", "__call__", "__contains__", "__del__", "__delitem__", "__getitem__", "__init__", "__iter__",
     "__len__", "__next__", "__repr__", "__setitem__", "__str__",
@@ -30,8 +30,8 @@ def look_up(dotted: str, package: Callable[[str], Any]) -> Any:
 
 
 def comparable(value: object) -> object:
-    """A default or an attribute in a form that is equal on both sides: our class for a class of theirs."""
-    if isinstance(value, GenericAlias | type(Callable[[], None])):  # of our classes or theirs
+    """A default or an attribute in a form that can be compared: wsgiref's classes are replaced by ours."""
+    if isinstance(value, GenericAlias | type(Callable[[], None])):  # of our classes or wsgiref's
         return repr(value).replace("wsgiref.", "").replace("fastwsgi.", "")
     return value.__qualname__ if inspect.isclass(value) else value
 
@@ -44,9 +44,9 @@ def parameters(function: Callable[..., Any]) -> list[tuple[str, str, object]]:
 
 
 def positional_range(function: Callable[..., Any]) -> tuple[int, float]:
-    """How many positional arguments the function takes, at least and at most."""
+    """The least and the largest number of positional arguments that a function takes."""
     if function.__name__ == "__next__" and not isinstance(function, FunctionType):
-        return 1, 1  # the one slot for which a compiled class has no signature to read
+        return 1, 1  # the only slot without a readable signature in a compiled class
     found = inspect.signature(function).parameters.values()
     positional = [p for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]

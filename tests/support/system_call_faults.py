@@ -1,4 +1,4 @@
-"""Run a service whose system calls can be made to fail, by ``system_call_faults.c``."""
+"""Run a service whose system calls can be made to fail, with ``system_call_faults.c``."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from services import Service, service
 from waiting import wait_until
 
 SOURCE = Path(__file__).with_name("system_call_faults.c")
-#: What the library has for them: calls from 1 on, kinds of descriptors from 0.
+#: The library's numbers: calls are numbered from 1, kinds of descriptors from 0.
 CALLS = (
     "RECV", "SEND", "SENDMSG", "SENDFILE", "ACCEPT", "EPOLL_ADD", "EPOLL_MOD", "OPEN", "READ", "WRITE", "DUP", "CLOSE",
 )  # fmt: skip
 KINDS = ("ANY", "SOCKET", "SPOOLED", "NAMED")
 SHORT = "SHORT"
 
-#: Seconds that what was begun has to end in.
+#: Seconds within which the work must end.
 PATIENCE = 8.0
-#: Octets that the kernel keeps between the service and a client, about: so answers have to wait.
+#: The approximate size of the kernel's buffers between service and client, so small that answers must wait.
 ROOM = 32768
 SETTINGS = {
     "max_body_in_memory": "16k", "max_output": "64k", "linger_timeout": "0.4", "graceful_timeout": "2",
     "keep_alive_timeout": "60", "progress_timeout": "60", "access_log": "access.log",
 }  # fmt: skip
 
-# A target is /KIND/NUMBER/COPIES: the answer says so, as often as that, and so can't be taken for any other.
+# A target is /KIND/NUMBER/COPIES. The answer repeats it COPIES times, so that it can't be mistaken for another answer.
 SITE = """
 import hashlib, json
 
@@ -82,7 +82,7 @@ CONTENT = b"".join(b"%07d\n" % i for i in range(40_000))
 
 
 def compiled_library(place: Path) -> Path:
-    """The library, compiled."""
+    """Compile the library."""
     library = place / "faults.so"
     command = [program_path("gcc"), "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", str(library), str(SOURCE)]
     run(*command, check=True)
@@ -90,12 +90,12 @@ def compiled_library(place: Path) -> Path:
 
 
 class Fault(NamedTuple):
-    """An error of calls on one kind of descriptors, or less than they were asked for."""
+    """An error of calls on one kind of descriptor, or a transfer that is shorter than requested."""
 
     calls: tuple[str, ...]
     kind: str
     error: str
-    #: Whether each answer has to be whole nevertheless.
+    #: Whether every answer must be complete in spite of the fault.
     is_harmless: bool
     #: Whether lines of the access log may be missing.
     loses_lines: bool = False
@@ -111,7 +111,7 @@ class Fault(NamedTuple):
 
     @property
     def said(self) -> str:
-        """What standard error has to say of it, if it's a fault at this end, else nothing."""
+        """The message on standard error, or nothing if the fault isn't the server's."""
         is_of_file = self.kind != "SOCKET" or self.error == "EIO"
         return os.strerror(getattr(errno, self.error)) if self.is_told and is_of_file else ""
 
@@ -120,7 +120,7 @@ class Fault(NamedTuple):
         return self.loses_lines or not self.is_harmless
 
     def rules(self, skipped: int, every: int, most: int, octets: int) -> Iterator[tuple[int, ...]]:
-        """As the library has them; its source says what the numbers are."""
+        """The fault as rules for the library, whose source explains the numbers."""
         code = -1 if self.error == SHORT else getattr(errno, self.error)
         for call in self.calls:
             about = CALLS.index(call) + 1, KINDS.index(self.kind)
@@ -132,7 +132,7 @@ class Fault(NamedTuple):
 
 
 class Rules:
-    """The rules of a preloaded library, in the file that it shares with us."""
+    """The rules of a preloaded library, in a file that the library shares with the tests."""
 
     RULE = struct.Struct("4i5I")
     ROOMS = 8
@@ -148,7 +148,7 @@ class Rules:
             self._shared[start : start + 4] = struct.pack("i", call)
 
     def end(self) -> int:
-        """Have no more calls fail; return how many have."""
+        """Stop the faults; return how many calls have failed."""
         applied = 0
         for start in self._starts():
             self._shared[start : start + 4] = bytes(4)
@@ -164,7 +164,7 @@ class Rules:
 
 
 class FaultyService:
-    """A service with the library in it. It's kept from one test to the next, but not by one that fails."""
+    """A service with the library in it. The tests share it; after a failed test a new one is started."""
 
     def __init__(self, library: Path, threads: int) -> None:
         self.library = library
@@ -213,12 +213,12 @@ class FaultyService:
         return self.running
 
     def end(self) -> None:
-        """Stop it, if it runs; and it stops as ever."""
+        """Stop the service, if it runs; it must stop normally."""
         if self._stack is not None:
             ended = self._stop()
             assert ended.status == 0, ended.stderr
 
-    # What it has, and does.
+    # ---- the resources and the CPU time of the service
 
     def open_files(self) -> list[str]:
         names = []
@@ -228,11 +228,11 @@ class FaultyService:
         return sorted(names)
 
     def errors(self) -> str:
-        """What it has said on standard error."""
+        """Its standard error so far."""
         return (self.proc / "fd" / "2").read_text(encoding="utf-8")
 
     def _ticks(self) -> int:
-        """The processor's time that it has had."""
+        """The CPU time that it has used."""
         fields = (self.proc / "stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 
@@ -242,7 +242,7 @@ class FaultyService:
         return self._ticks() - before <= 1
 
     def check_that_nothing_is_left(self) -> None:
-        """No descriptor and no thread but those of the beginning, and nothing to do."""
+        """Check that it has only the descriptors and threads of the beginning, and uses no CPU time."""
         with contextlib.suppress(AssertionError):
             wait_until(lambda: self.open_files() == self.descriptors, PATIENCE)
         assert self.open_files() == self.descriptors
@@ -250,7 +250,7 @@ class FaultyService:
         wait_until(self._is_idle, PATIENCE)
 
     def called(self) -> list[str]:
-        """The targets of requests for which the application was called."""
+        """The targets of the requests that reached the application."""
         with Client(self.address) as client:
             targets: list[str] = json.loads(client.get("/called").body)
         return targets

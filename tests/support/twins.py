@@ -1,4 +1,4 @@
-"""The outcome of a call, for comparing two implementations of it."""
+"""The outcome of a call, to compare two implementations."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 class Text(str):
-    """A str that isn't exactly one, as PEP 3333 doesn't want them."""
+    """A subclass of str, which PEP 3333 forbids where it requires str."""
 
     __slots__ = ()
 
 
 def outcome(call: Callable[..., Any], *args: Any, **keywords: Any) -> tuple[Any, ...]:
-    """The call's value, or the type and message of what it raises."""
+    """The value of a call, or the type and message of its exception."""
     try:
         return ("value", call(*args, **keywords))
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Wait for a condition with a bound, and do work in several threads at once."""
+"""Wait for a condition with a time limit, and do work in several threads at once."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import threading
 import time
 from collections.abc import Callable
 
-#: Seconds after which a wait fails. No wait needs a tenth of them.
+#: Seconds after which a wait fails. No wait needs a tenth of this time.
 TIMEOUT = 30.0
 
 
 def wait_until(condition: Callable[[], object], timeout: float = TIMEOUT) -> None:
-    """Wait, at most *timeout* seconds, for a condition that no octet on a socket announces."""
+    """Wait at most *timeout* seconds for a condition that can't be read from a socket."""
     end = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < end, "the condition doesn't come to hold"
+        assert time.monotonic() < end, "the condition has not become true"
         time.sleep(0.001)
 
 
 def together(*works: Callable[[], object], timeout: float = 2 * TIMEOUT) -> None:
-    """Do each work in a thread of its own, all of them at once; raise the first exception of any."""
+    """Run all functions at once, each in a thread; raise the first exception."""
     failures: list[BaseException] = []
     barrier = threading.Barrier(len(works))
 
@@ -41,5 +41,5 @@ def together(*works: Callable[[], object], timeout: float = 2 * TIMEOUT) -> None
 
 
 def numbered(work: Callable[[int], object], count: int) -> list[Callable[[], object]]:
-    """The work as *count* calls, with the numbers 0, 1 and so on."""
+    """Make *count* functions that call the work with the numbers 0, 1 and so on."""
     return [lambda number=number: work(number) for number in range(count)]  # type: ignore[misc]

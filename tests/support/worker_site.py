@@ -17,7 +17,7 @@ BLOCK = b"0123456789" * 100
 
 
 def site(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """Answer with the process, the environ, or late."""
+    """Answer with the process id, with the environ, or late."""
     path = environ["PATH_INFO"]
     start_response("200 OK", [("Content-Type", "text/plain")])
     if path == "/environ":
@@ -45,7 +45,7 @@ def _slowly() -> Iterator[bytes]:
 
 
 def create() -> Any:
-    """The application, of which it is noted that a process has it."""
+    """Return the application, and note that a process has loaded it."""
     note("created")
     return site
 
@@ -57,7 +57,7 @@ def _until_the_gate_opens() -> Iterator[bytes]:
 
 
 def note(what: str) -> None:
-    """Write down what happened, and in which process."""
+    """Record an event and its process."""
     fd = os.open(os.environ["NOTES"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(fd, f"{what} {os.getpid()}\n".encode())
     os.close(fd)

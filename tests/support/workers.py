@@ -1,4 +1,4 @@
-"""Run gunicorn with our worker class, or our command line with workers, and watch the processes."""
+"""Run gunicorn with our worker class, or our command line with workers, and observe the processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from waiting import wait_until
 
 
 class Workers:
-    """A program with processes of its own. address: where clients reach it, unless at the program's own port."""
+    """A program with worker processes. address: where clients connect, if not to the announced port."""
 
     def __init__(self, program: Program, directory: Path, address: Place | None = None) -> None:
         self.program = program
@@ -29,23 +29,23 @@ class Workers:
         self.program.process.send_signal(number)
 
     def notes(self, what: str) -> list[int]:
-        """The processes that something happened in."""
+        """The processes that have recorded an event."""
         if not self._notes.exists():
             return []
         lines = [line.split() for line in self._notes.read_text().splitlines()]
         return [int(pid) for word, pid in lines if word == what]
 
     def wait_for(self, what: str, pid: int | None = None, count: int = 1) -> None:
-        """Wait until something has happened, in this process or in so many."""
+        """Wait until an event has been recorded, in a given process or in a number of processes."""
         wait_until(lambda: pid in self.notes(what) if pid is not None else len(self.notes(what)) >= count)
 
     def open_gate(self, text: str = "open") -> None:
-        """Have an answer of /gate go on; it ends with a text."""
-        self._gate.write_text(text)  # waits for who reads it
+        """Let an answer of /gate continue and end with a text."""
+        self._gate.write_text(text)  # blocks until the other side reads it
 
 
 def has_ended(pid: int) -> bool:
-    """Whether a process has ended with all its threads, though nobody may have asked for its status yet."""
+    """Whether a process has ended with all its threads, even if its parent hasn't collected its status."""
     try:
         os.kill(pid, 0)
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -53,7 +53,7 @@ def has_ended(pid: int) -> bool:
     except ProcessLookupError:
         return True
     except FileNotFoundError:
-        return os.path.isdir("/proc/self")  # not on systems without
+        return os.path.isdir("/proc/self")  # False on systems without /proc
 
 
 def wait_for_end(pid: int) -> None:
@@ -79,7 +79,7 @@ def _program(directory: Path, args: list[str], announcement: str) -> Iterator[Wo
 def gunicorn(
     directory: Path, *flags: str, workers: int = 1, bind: str = "127.0.0.1:0", app: str = "worker_site:site"
 ) -> Iterator[Workers]:
-    """Run gunicorn with so many workers of ours, until they serve: before, they wouldn't hear all signals."""
+    """Run gunicorn with our workers, and wait until they serve, because earlier they would miss signals."""
     usual = ["--config", "python:worker_site", "--worker-class", "fastwsgi.gunicorn.Worker", "--bind", bind]
     args = ["-m", "gunicorn", *usual, "--workers", str(workers), "--no-control-socket", *flags, app]
     with _program(directory, args, r"listening on (?P<port>\d+)") as program:
@@ -91,9 +91,9 @@ def gunicorn(
 def our_workers(
     directory: Path, *flags: str, workers: int = 2, bind: str = "127.0.0.1:0"
 ) -> Iterator[Workers]:
-    """The same by our own command line, which has no hooks."""
+    """Like gunicorn(), but with our own command line, which has no hooks."""
     args = ["-m", "fastwsgi", "--workers", str(workers), "--bind", bind, *flags, "worker_site:create()"]
     announcement = r"(?P<port>\d+) workers.* serving on unix:" if "unix:" in bind else r"://127\.0\.0\.1:(?P<port>\d+)/"
     with _program(directory, args, announcement) as program:
-        program.wait_for("created", count=1 + workers)  # the first to see whether it can be
+        program.wait_for("created", count=1 + workers)  # the main process creates it once, as a check
         yield program
