@@ -491,7 +491,7 @@ def test_the_application_may_be_changed(fast_lane: bool) -> None:
 
 
 def test_late_calls_do_no_harm(pair: Pair) -> None:
-    """An application that keeps start_response and write() and uses them when its response is over."""
+    """An application keeps start_response and write(), and calls them after its response."""
     kept: list[Any] = []
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:

@@ -189,7 +189,7 @@ def test_access_log(place: Path, path_flag: str, kind: str, format_: str, thread
     log = place / "log"
 
     def wait_for_line(number: int) -> None:
-        """Wait for a log line. Its thread writes it after its work; another thread may answer the next request first."""
+        """Wait for a log line: its thread writes it after its work, perhaps after another thread's next answer."""
         wait_until(lambda: log.read_text(encoding="utf-8").count("\n") == number)
 
     with (
