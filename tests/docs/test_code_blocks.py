@@ -1,7 +1,7 @@
-"""Run every block of code in the README and the documents, or name the reason why it isn't run.
+"""Run every code block in the README and the documents, or give the reason why it isn't run.
 
-Python runs as a program of its own; commands run one by one in a directory that has what they ask for; servers get a
-free port, and are asked.
+A Python block runs as a program. Commands run one by one in a directory with the files that they need. Servers get a
+free port and a request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from services import answer, service, site_directory
 from waiting import TIMEOUT
 from workers import site_environment
 
-#: Commands that aren't run, by their beginnings, and the reason.
+#: Commands that aren't run, by their first words, and the reason.
 NOT_RUN = {
     "pip install fastwsgi-toolkit": "it asks a package index; test_documents.py looks at the name",
     "pip install .": "tests/release/test_build.py installs the package, in each of its kinds",
@@ -68,7 +68,7 @@ def test_no_block_is_hidden(path: str) -> None:
 
 # ---- Python -----------------------------------------------------------------------------------------------
 
-# Runs a document's code on a free port, which it says.
+# Runs a document's code on a free port, and prints the port.
 PRELUDE = """
 import fastwsgi
 from fastwsgi import simple_server
@@ -95,7 +95,7 @@ def serves(block: Block) -> bool:
 
 
 def programs() -> list[Any]:
-    """Each block of Python, after those before it in the same document that end by themselves."""
+    """Each Python block, after the earlier blocks of the same document that end by themselves."""
     found = []
     before: dict[str, str] = {}
     for block in blocks("python"):
@@ -131,7 +131,7 @@ def application(environ, start_response):
     return [environ["SERVER_SOFTWARE"].encode()]
 """
 
-# A wsgiref script, which says where it serves, and whose server that is.
+# A wsgiref script, which prints its address and the module of its server.
 SCRIPT = """
 import sys
 from wsgiref.simple_server import make_server
@@ -156,7 +156,7 @@ urlpatterns = [path("", lambda request: HttpResponse(request.META["wsgi.file_wra
 
 @pytest.fixture
 def place() -> Any:
-    """A directory with all that the commands name: an application, a script, a certificate, a Django project."""
+    """A directory with the files that the commands name: an application, a script, a certificate, a Django project."""
     with site_directory() as directory:
         (directory / "shop").mkdir()
         for name, text in {"shop/wsgi.py": SHOP, "script.py": SCRIPT, "site_settings.py": DJANGO}.items():
@@ -167,7 +167,7 @@ def place() -> Any:
 
 
 def run_fastwsgi(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Serve as the command says, but on a free port or a socket in this directory; and ask."""
+    """Run the command, but on a free port or a socket in this directory; and send a request."""
     arguments = list(command.words[3:])
     values = accepted(arguments, capsys)
     (bind,) = values["bind"] or ("",)
@@ -188,7 +188,7 @@ def run_fastwsgi(command: Command, place: Path, capsys: pytest.CaptureFixture[st
 
 
 def run_swap(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Run the program, which is a wsgiref script; and ask."""
+    """Run the program, which is a wsgiref script, and send a request."""
     arguments = list(command.words)[1:]
     environment = program_environment(DJANGO_SETTINGS_MODULE="site_settings")
     announcement = r"^port (?P<port>\d+)$"
@@ -203,7 +203,7 @@ def run_swap(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def run_gunicorn(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Serve as the command says, but on a free port; and ask."""
+    """Run the command, but on a free port; and send a request."""
     if not hasattr(os, "fork"):
         pytest.skip("gunicorn needs fork()")
     arguments = ["-m", *command.words, "--config", "python:worker_site", "--bind", "127.0.0.1:0", "--no-control-socket"]
@@ -213,7 +213,7 @@ def run_gunicorn(command: Command, place: Path, capsys: pytest.CaptureFixture[st
 
 
 def run_make(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Have make say what it would do: it's what has started these tests."""
+    """Let make print its commands without running them, because make has started these tests."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     planned = run(program_path("make"), "-n", *command.words[1:], cwd=ROOT, environment=environment)
     assert (planned.returncode, planned.stderr) == (0, "")
@@ -221,7 +221,7 @@ def run_make(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def run_bench(command: Command, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Measure one function only, and nothing that has to be as fast as before."""
+    """Measure only one function, and don't compare with a baseline."""
     arguments = command.words[3:]
     wanted = bench.make_parser().parse_args(arguments)
     if wanted.compare is not None:
@@ -258,7 +258,7 @@ RUNNERS: dict[str, Callable[[Command, Path, pytest.CaptureFixture[str]], None]] 
 
 
 def runs() -> list[Any]:
-    """Each command that is run, and by whom. What make would do, depends on the source's files."""
+    """Each command to run, with its runner. The make targets need the source."""
     return [
         pytest.param(runner, command, id=command.id, marks=[pytest.mark.source] if runner is run_make else [])
         for command in commands()

@@ -63,7 +63,7 @@ def test_variables_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=NAMES)
 def test_links_lead_somewhere(path: Path) -> None:
-    # A news fragment is read as a part of the changelog, which is in the top directory.
+    # A news fragment becomes a part of the changelog, which is in the top directory.
     directory = ROOT if path.parent.name == "changes" else path.parent
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", without_blocks(path)):
         if "://" in target:
@@ -75,13 +75,13 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """The headings of a document, as links name them."""
+    """The headings of a document, in the form that links use."""
     headings = re.findall(r"^#+ (.*)$", without_blocks(path), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_the_distribution_has_one_name() -> None:
-    """What is to be installed is ours, and not the unrelated project of the package's name."""
+    """All commands install our distribution, and not the unrelated project with the package's name."""
     metadata = text_of(ROOT / "pyproject.toml")
     (name,) = re.findall(r'^name = "(fastwsgi-.*)"$', metadata, re.MULTILINE)
     (extras,) = re.findall(r"^\[project.optional-dependencies\]\n(.*?)\n\n", metadata, re.MULTILINE | re.DOTALL)
@@ -155,7 +155,7 @@ def test_the_reference_has_each_setting_once() -> None:
 
 
 def test_what_the_reference_says_of_scripts() -> None:
-    """That they have the limits, the timeouts, fast_lane and poller, and no others."""
+    """Scripts have the limits, the timeouts, fast_lane and poller, and no other options."""
     of_scripts = {
         name for name, option in options.OPTIONS.items() if option.metadata["group"] in ("limits", "timeouts")
     }
@@ -183,7 +183,7 @@ def test_how_the_reference_shows_values(name: str, expected: str) -> None:
 
 
 def hooks() -> Iterator[Any]:
-    """The names in the table of hooks: whose they are, and which path they mean."""
+    """The names in the table of hooks: their class, and the path that serves an override."""
     rows = re.findall(r"^\| (handler|server|`ServerHandler`).*?: (.*?) \| (\S+?)(?:;.*)? \|$",
                       text_of(DOCS / "swap.md"), re.MULTILINE)  # fmt: skip
     for owner, cell, path in rows:
@@ -266,7 +266,7 @@ def test_what_is_public_says_what_it_does(name: str) -> None:
     module = importlib.import_module(f"fastwsgi.{name}")
     for public in module.__all__:
         found = getattr(module, public)
-        is_class = issubclass(type(found), type)  # which no alias is, whatever isinstance() says of it
+        is_class = issubclass(type(found), type)  # an alias isn't a class, even if isinstance() says so
         if not inspect.isroutine(found) and not is_class:
             continue
         assert found.__doc__, public
@@ -301,7 +301,7 @@ def test_a_site_that_loads_from_other_hosts_is_found(file: str, text: str, forei
 
 
 def test_pages_include_what_stands_elsewhere() -> None:
-    """The changelog, the numbers and the benchmarks' method are made of the files that have them."""
+    """The pages of the changelog, the numbers and the benchmarks' method include other files."""
     pytest.importorskip("mkdocs", exc_type=ImportError)
     site_pages = script("site_pages")
     page = site_pages.on_page_markdown(text_of(DOCS / "performance.md"), page=None)
@@ -320,7 +320,7 @@ FRAGMENT = re.compile(r"(?:\+[a-z0-9]+(?:-[a-z0-9]+)*|[1-9][0-9]*)\.([a-z]+)\.md
 
 
 def test_news_fragments() -> None:
-    """Each is one sentence or more in one paragraph, and of a kind that towncrier knows."""
+    """Each has one paragraph with at least one sentence, and a kind that towncrier knows."""
     kinds = set(re.findall(r'\{ directory = "(\w+)"', text_of(ROOT / "pyproject.toml")))
     assert kinds == {"security", "removed", "changed", "added", "fixed"}
     for path in (DOCS / "changes").iterdir():

@@ -1,6 +1,6 @@
-"""The framing of request bodies: where each ends, and each kind of bad framing with its answer.
+"""The framing of request bodies: their ends, and the answer to each kind of bad framing.
 
-Each wire case goes in whole, byte by byte, and with trailing data that must not be taken for a request.
+Each case is sent in one piece, byte by byte, and with trailing data that must not be read as a request.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ BODY = b"one\ntwo\n\nlast"
 
 
 class Dribble(io.RawIOBase):
-    """A stream that gives a few bytes at a time, as a socket may."""
+    """A stream that returns a few bytes at a time, as a socket may."""
 
     def __init__(self, data: bytes, size: int) -> None:
         self.data, self.size = data, size
@@ -267,7 +267,7 @@ def test_a_body_cut_short_never_looks_complete(call: str) -> None:
 
 @pytest.fixture(params=["event-driven", "general path", "classic"])
 def server(wsgi: SimpleNamespace, request: pytest.FixtureRequest) -> Any:
-    """A server that answers with what it read, and a list of the environs it made."""
+    """A server that answers with the body that it read, and a list of its environs."""
     calls: list[dict[str, Any]] = []
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -300,7 +300,7 @@ HUGE = {"long trailer", "many trailers"}
     ids=[*BAD_FRAMING, *(f"chunks: {name}" for name in BAD_CHUNKS if name not in HUGE)],
 )
 def test_bad_framing_is_refused(server: Any, request_bytes: bytes, arrival: str) -> None:
-    """With a status of its own; the application isn't called, and nothing behind is taken for a request."""
+    """It gets its own status; the application isn't called, and the following octets aren't read as a request."""
     expected = dict(BAD_FRAMING.values()).get(request_bytes, 400)
     answer = exchange(server.address, request_bytes, arrival, may_be_reset=True)
     assert re.match(rb"HTTP/1\.[01] %d " % expected, answer)
@@ -321,7 +321,7 @@ def test_an_upload(server: Any, field: bytes, body: bytes, arrival: str) -> None
     head, _, rest = answer.partition(b"\r\n\r\n")
     assert re.match(rb"HTTP/1\.[01] 200 ", head)
     assert rest.startswith(b"hello world") or b"\r\n\r\n0\r\n" in rest
-    # What is behind it, isn't part of it: a request of its own, and a bad one.
+    # The octets after the body aren't part of it: they are another request, a bad one.
     assert answer.count(b"HTTP/1.1 400 ") == (arrival == "with trailing data" and not server.classic)
     (environ,) = server.calls
     assert environ["CONTENT_LENGTH"] == "11"
@@ -331,13 +331,13 @@ def test_an_upload(server: Any, field: bytes, body: bytes, arrival: str) -> None
 
 @WAYS
 def test_no_body_is_no_body(server: Any, arrival: str) -> None:
-    """The application reads, and doesn't wait for the client to close."""
+    """The application's read returns without waiting for the client to close."""
     assert exchange(server.address, b"GET / HTTP/1.0\r\n\r\n", arrival, may_be_reset=True).endswith(b"\r\n\r\n")
     assert len(server.calls) == 1
 
 
 def test_an_upload_cut_short(server: Any) -> None:
-    """Never looks complete: the application isn't called or, on the classic path, its read raises."""
+    """It never looks complete: the application isn't called or, on the classic path, its read raises."""
     answer = exchange(server.address, H + b"Content-Length: 10\r\n\r\nhello", may_be_reset=True)
     if server.classic:
         assert answer == b""

@@ -152,7 +152,7 @@ def test_what_is_no_head(twin: Any, head: Any) -> None:
 
 
 def test_keys_are_exact(twin: Any) -> None:
-    """The table of known names confuses none of them, whatever the case."""
+    """The table of known names never confuses two names, in any case."""
     from fastwsgi._http.grammar import KNOWN_FIELDS, environ_key
 
     for name in KNOWN_FIELDS:
@@ -172,7 +172,7 @@ def test_keys_of_names_of_any_token_characters(twin: Any) -> None:
             assert found == ([] if "_" in name else [environ_key(name)])
 
 
-SIZE = 4_000_000  # a parser whose cost grows with the square of this takes hours
+SIZE = 4_000_000  # a parser with quadratic cost would take hours
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ SIZE = 4_000_000  # a parser whose cost grows with the square of this takes hour
     ids=["spaces", "no colon", "white space", "fields"],
 )
 def test_cost_is_linear(twin: Any, section: bytes) -> None:
-    """Ends within the time a test may take."""
+    """It ends within the time limit of a test."""
     with pytest.raises(BadRequest):
         twin.parse_head(LINE + section + b"\r\n\r\n")
 

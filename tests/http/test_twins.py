@@ -1,4 +1,4 @@
-"""The compiled twin against the pure one, on generated input: same value, exception type and message."""
+"""Compare the compiled twin with the pure one on generated input: values, exception types and messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if sys.implementation.name == "cpython":
 
 pytestmark = pytest.mark.compiled
 
-# Names and values, mostly good, now and then with what must be refused or needs the long way round.
+# Names and values, mostly good, sometimes with characters that must be refused or handled by the pure twin.
 GOOD_NAMES = st.sampled_from(["Content-Type", "content-type", "CONTENT-LENGTH", "X-A", "Set-Cookie", "Date", "te", "x"])
 ODD_TEXT = st.text(st.characters(max_codepoint=0x17F), max_size=12) | st.sampled_from(["\u212a", "\u0130", "a\r\nb: c"])
 NAMES = GOOD_NAMES | ODD_TEXT
@@ -40,7 +40,7 @@ FIELDS = GOOD_FIELDS | st.lists(
 
 
 def same(call: str, *args: Any) -> None:
-    """Both twins' function of this name come to the same, and do the same to the arguments."""
+    """Check that both twins' functions have the same result, and the same effect on the arguments."""
     assert outcome(getattr(compiled, call), *args) == outcome(getattr(pure, call), *args)
 
 
@@ -61,7 +61,7 @@ def same(call: str, *args: Any) -> None:
 @example(-0.0)
 @example(True)
 def test_format_date_time(timestamp: Any) -> None:
-    if timestamp is not None:  # the time now
+    if timestamp is not None:  # the current time
         same("format_date_time", timestamp)
 
 
@@ -183,7 +183,7 @@ FIELD_VALUES = st.sampled_from(
 
 
 def odd_one(usual: list[str], all_of_them: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """Mostly usual parts: a message of which every part may be bad is hardly ever good."""
+    """At most one unusual part, because a message with only random parts would hardly ever be good."""
     return st.sampled_from(usual * 3) | all_of_them
 
 
@@ -266,7 +266,7 @@ def test_build_environ(data: bytes, tolerant: bool, base: dict[str, Any]) -> Non
 def test_find_head_end(data: bytes, draw: st.DataObject) -> None:
     end = pure.find_head_end(data)
     assert compiled.find_head_end(data) == end
-    # In pieces: whatever was searched before, the same end is found.
+    # In pieces: the end must be the same for every number of octets searched before.
     searched = draw.draw(st.integers(0, len(data) if end < 0 else max(0, end - 1)))
     assert pure.find_head_end(data[:searched]) == -1
     assert compiled.find_head_end(data, searched) == pure.find_head_end(data, searched) == end

@@ -1,6 +1,6 @@
-"""Our public surface against the standard library's: names, signatures, classes, values.
+"""Compare our public names with the standard library's: signatures, classes, values.
 
-Its names come from the running interpreter; what only newer ones have is listed in NEWER.
+The names come from the running interpreter. NEWER lists names that only newer versions have.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import pytest
 
 from surface import MODULES, OPERATORS, comparable, look_up, ours, parameters, positional_range
 
-# Names that the running interpreter may lack because only newer ones have them; we have them everywhere.
-# (The value: in which version they came, or None where bugfix releases got them too.)
+# Names that only newer interpreters have, and we have everywhere.
+# The value is the version that added the name, or None if bugfix releases got it too.
 NEWER: dict[str, tuple[int, int] | None] = {
     "types": (3, 11),
     "handlers.BaseHandler._validate_status": None,
@@ -43,13 +43,13 @@ HOOKS = {
     "headers.Headers": ("_convert_string_type",),
 }
 
-# What wsgiref's modules import for their own use, and nobody from them.
+# Names that wsgiref's modules import for their own use, and that other code doesn't import from them.
 INCIDENTAL = {
     "simple_server": {"python_implementation"},
     "types": {"Any", "Callable", "Iterable", "Iterator", "Protocol", "TracebackType", "TypeAlias"},
 }
 
-# Signatures that CPython itself has changed, on which we follow the newest.
+# Signatures that CPython has changed; we follow the newest version.
 CHANGED = {
     "headers.Headers._convert_string_type": [
         ("self", "POSITIONAL_OR_KEYWORD", "_empty"),
@@ -60,13 +60,13 @@ CHANGED = {
 
 
 def stdlib(module: str) -> ModuleType | None:
-    """wsgiref's own module, or None where it has none of the name."""
+    """The module of wsgiref with this name, or None."""
     name = f"wsgiref.{module}"
     return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
 def public_names() -> Iterator[str]:
-    """Every "module.name" that the standard library's modules hold, other than modules."""
+    """Every "module.name" in the standard library's modules, except modules."""
     for module in MODULES:
         incidental = INCIDENTAL.get(module, set())
         for name, value in vars(stdlib(module)).items() if stdlib(module) else ():
@@ -75,7 +75,7 @@ def public_names() -> Iterator[str]:
 
 
 def is_own_class(dotted: str) -> bool:
-    """Whether the name is a class, and its module defines it rather than imports it."""
+    """Whether the name is a class that its module defines and doesn't import."""
     value = look_up(dotted, stdlib)
     return inspect.isclass(value) and f"wsgiref.{dotted}" == f"{value.__module__}.{value.__name__}"
 
@@ -101,7 +101,7 @@ VALUES = [member for member in MEMBERS if member not in METHODS]
 
 
 def test_the_comparison_sees_the_whole_surface() -> None:
-    # A collector that finds nothing would pass everything below.
+    # If the search found nothing, all tests below would pass.
     assert len(NAMES) >= 45
     assert len(CLASSES) >= 15
     assert len(METHODS) >= 75
@@ -122,7 +122,7 @@ def test_public_value(dotted: str) -> None:
     expected, found = look_up(dotted, stdlib), look_up(dotted, ours)
     if inspect.isclass(expected) and not expected.__module__.startswith("wsgiref."):
         assert found is expected  # http.server's
-    elif hasattr(expected, "search"):  # a pattern: it must find the same characters and words
+    elif hasattr(expected, "search"):  # a pattern must match the same characters and words
         texts = [*map(chr, range(0x180)), "X-Name", "X_Name", "9x", "-x", "x y", "x\n", "", "a\x00b"]
         assert [bool(found.search(text)) for text in texts] == [bool(expected.search(text)) for text in texts]
     else:
@@ -146,7 +146,7 @@ def test_what_newer_interpreters_have(dotted: str) -> None:
 
 
 def test_version_constant() -> None:
-    # Not in the documentation, deprecated in 3.15, and all the same read by scripts.
+    # Undocumented and deprecated in 3.15, but scripts read it.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert ours("simple_server").__version__ == "0.2"
@@ -198,7 +198,7 @@ def test_class_attribute(member: str) -> None:
 
 @pytest.mark.parametrize("dotted", CLASSES)
 def test_class_hierarchy(dotted: str) -> None:
-    """Our class has their class's ancestors in their order: ours for wsgiref's, the very same elsewhere."""
+    """Our class has the same base classes in the same order; wsgiref's classes are replaced by ours."""
     mine = iter(look_up(dotted, ours).__mro__)
     for ancestor in look_up(dotted, stdlib).__mro__:
         module, _, rest = ancestor.__module__.partition(".")
@@ -279,4 +279,4 @@ def test_headers_can_be_copied_and_pickled(wsgi: SimpleNamespace) -> None:
         assert headers["A"] == "b"
     shallow = copy.copy(headers)
     shallow["A"] = "c"
-    assert headers["A"] == "c"  # one list, as for any instance of Python
+    assert headers["A"] == "c"  # one list, as for instances of Python classes

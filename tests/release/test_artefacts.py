@@ -1,6 +1,6 @@
-"""The sdist and both wheels: the files in them, and the symbols that the extension exports.
+"""The sdist and both wheels: their files, and the symbols that the extension exports.
 
-They are built here as ``make wheel`` does it, but without isolation, so that no network is needed.
+They are built as by ``make wheel``, but without isolation, so that no network is needed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_sdist_has_the_whole_source_and_nothing_else(sdist: Path) -> None:
     source = source_files()
     assert wrong(sdist, source) == []
-    # What the list means, by a few that one would miss.
+    # Check the list by a few important files.
     assert {"fastwsgi/_speedups.pyx", "tests/support/artefacts.py", "bench/floor.c", "Makefile", ".gitignore"} <= source
     assert not [name for name in source if name.endswith((".so", ".pyd", ".pyc", "_speedups.c"))]
 
@@ -63,7 +63,7 @@ def test_the_compiled_wheel_has_the_package_and_an_extension_that_shows_nothing_
 
 def test_the_pure_wheel_is_for_every_python(sdist: Path, tmp_path: Path) -> None:
     wheel = build_wheel(sdist, tmp_path / "wheel", "--no-build-isolation", pure=True)
-    assert wheel.name == f"{NAME}-{fastwsgi.__version__}-py3-none-any.whl"  # the version, of its one source
+    assert wheel.name == f"{NAME}-{fastwsgi.__version__}-py3-none-any.whl"  # the version, from its only source
     assert wrong(wheel, source_files()) == []
 
 

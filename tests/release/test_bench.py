@@ -58,7 +58,7 @@ def test_ratios_are_to_the_best_of_the_same_round() -> None:
     assert rates.ratios("c") == [0.25, 2 / 9]
     assert rates.ratios("x") == []
     assert row(c=[1]).ratios("c") == []  # wsgiref wasn't measured
-    assert row(wsgiref=[0, 1], c=[1, 1]).ratios("c") == [1]  # too small to be measured
+    assert row(wsgiref=[0, 1], c=[1, 1]).ratios("c") == [1]  # too small to measure
 
 
 def test_noise_is_how_far_the_median_may_be_off() -> None:
@@ -95,7 +95,7 @@ def implementations(leg: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", hot_paths.WORKS)
 def test_the_work_is_the_same_on_every_implementation(name: str, implementations: dict[str, Any]) -> None:
-    measured = hot_paths.measure(name, implementations, 2, 1e-5)  # it compares the values
+    measured = hot_paths.measure(name, implementations, 2, 1e-5)  # the check compares the values
     assert list(measured.rounds) == list(implementations)
     assert all(len(values) == 2 and min(values) >= 0 for values in measured.rounds.values())
 
@@ -123,7 +123,7 @@ def test_what_is_loaded_is_the_implementation_asked_for(leg: str) -> None:
 
 
 def test_an_implementation_that_is_not_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fastwsgi._speedups", None)  # as if it weren't built
+    monkeypatch.setitem(sys.modules, "fastwsgi._speedups", None)  # simulate a missing extension
 
     def no_speedups(name: str, *arguments: Any, **named: Any) -> Any:
         return imported(name, *arguments, **named)
@@ -168,10 +168,10 @@ def test_a_planted_slowdown_is_caught(implementations: dict[str, Any], monkeypat
     ("old", "new", "is_slower"),
     [
         ([2, 2, 2, 2], [2, 2, 2, 2], False),
-        ([2, 2, 2, 2], [2.4, 2.4, 2.4, 2.4], False),  # under the factor
+        ([2, 2, 2, 2], [2.4, 2.4, 2.4, 2.4], False),  # less than the factor
         ([2, 2, 2, 2], [2.6, 2.6, 2.6, 2.6], True),
-        ([2, 2, 2, 2], [1, 2, 4, 8], False),  # who knows
-        ([2], [4], False),  # nobody can tell the noise
+        ([2, 2, 2, 2], [1, 2, 4, 8], False),  # unknown
+        ([2], [4], False),  # the noise is unknown
         ([4, 4, 4, 4], [2, 2, 2, 2], False),
     ],
 )
@@ -309,9 +309,9 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 @contextlib.contextmanager
 def peer(*answers: bytes, asked: list[bytes] | None = None) -> Iterator[int]:
-    """A server that gives these answers in turn, whatever it's asked, and then the last one again and again.
+    """A server that sends these answers in turn to any requests, and then repeats the last one.
 
-    asked: is filled with the requests.
+    asked: a list to which the requests are added.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(20)
@@ -336,7 +336,7 @@ def peer(*answers: bytes, asked: list[bytes] | None = None) -> Iterator[int]:
         yield listener.getsockname()[1]
     finally:
         with contextlib.suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)  # close() alone doesn't wake accept() up
+            listener.shutdown(socket.SHUT_RDWR)  # close() alone doesn't end accept()
         listener.close()
         thread.join()
 

@@ -1,7 +1,6 @@
-"""The build and the choice at import: compiled, pure, or an error, and never silently.
+"""The build, and the choice of the twin at import: compiled, pure, or an error, and never silently.
 
-Builds happen in copies of the source. They use the setuptools and Cython of this environment, so they
-need no network.
+Builds run in copies of the source. They use the setuptools and Cython of this environment, so they need no network.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SOURCE = Path(__file__).parents[2]
 TIMEOUT = 180
 Finished: TypeAlias = "subprocess.CompletedProcess[str]"
 
-# A program that uses what both twins have, and says which of them it got.
+# A program that uses names of both twins, and prints which twin it got.
 USE_IT = """
 import fastwsgi, fastwsgi._backend, fastwsgi.headers, fastwsgi.simple_server
 headers = fastwsgi.headers.Headers([("A", "b")])
@@ -47,7 +46,7 @@ class Attempt(NamedTuple):
 
 @pytest.fixture(scope="module")
 def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
-    """A build in place without a compiler: it leaves the translation to C, which takes a while, behind."""
+    """Build in place without a compiler. The C file stays for other tests, because the translation takes a while."""
     folder = tmp_path_factory.mktemp("attempt")
     tree = copy_source(folder / "tree")
     finished = python("setup.py", "build_ext", "--inplace", cwd=tree, env=without_compiler(folder))
@@ -55,7 +54,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
 
 
 def without_compiler(folder: Path, **variables: str) -> dict[str, str]:
-    """The environment of a machine that has no C compiler: none on PATH, none named by CC."""
+    """The environment of a machine without a C compiler: none on PATH, and none in CC."""
     empty = folder / "empty"
     empty.mkdir(exist_ok=True)
     return environment(PATH=str(empty), CC=str(empty / "cc"), CXX=str(empty / "c++"), **variables)
@@ -68,14 +67,14 @@ def python(*args: str, cwd: Path, env: Mapping[str, str], check: bool = True) ->
 def install(
     tree: Path, target: Path, env: Mapping[str, str], check: bool = True, verbose: Sequence[str] = ("-v",)
 ) -> str:
-    """``pip install`` the tree into the folder *target*; returns what pip, and with "-v" the build, said."""
+    """``pip install`` the tree into the folder *target*; return the output of pip, and with "-v" of the build."""
     options = (*verbose, "--no-build-isolation", "--no-deps", "--no-index", "--target", str(target))
     finished = python("-m", "pip", "install", *options, ".", cwd=tree, env=env, check=check)
     return finished.stdout + finished.stderr
 
 
 def used(folder: Path, env: Mapping[str, str]) -> tuple[str, str]:
-    """Use the package that is in *folder*: which implementation runs, and the module of its Headers."""
+    """Use the package in *folder*; return which implementation runs, and the module of its Headers."""
     implementation, module, file = python("-c", USE_IT, cwd=folder, env=env).stdout.split(maxsplit=2)
     assert Path(file.strip()).parents[1] == folder
     return implementation, module
@@ -107,7 +106,7 @@ def test_without_a_compiler_the_pure_twin_is_installed(attempt: Attempt, tmp_pat
     assert len(notices(output)) == 1
     assert extensions_in(target) == []
     assert used(target, environment()) == ("pure", "fastwsgi._fallback")
-    # pip shows the notice to who asks for it with -v only. The wheel's name says it to all, and so does --version.
+    # pip shows the notice only with -v. The wheel's name always tells it, and so does --version.
     assert f"fastwsgi_toolkit-{fastwsgi.__version__}-py3-none-any.whl" in output
     version = python("-m", "fastwsgi", "--version", cwd=target, env=environment()).stdout
     assert version == f"fastwsgi {fastwsgi.__version__} (pure)\n"
@@ -120,10 +119,10 @@ def test_required_speedups_make_a_failed_compile_fatal(attempt: Attempt, tmp_pat
     built = python("setup.py", "build_ext", "--inplace", cwd=attempt.tree, env=env, check=False)
     assert built.returncode == 1
     assert built.stderr.splitlines()[-1].startswith(error)
-    assert str(tmp_path / "empty" / "cc") in built.stderr.splitlines()[-1]  # for that reason, and no other
+    assert str(tmp_path / "empty" / "cc") in built.stderr.splitlines()[-1]  # only for that reason
     assert "Traceback" not in built.stderr
     assert notices(built.stdout + built.stderr) == []
-    # pip says so without being asked for more.
+    # pip prints it without further options.
     output = install(attempt.tree, tmp_path / "installed", env, check=False, verbose=())
     assert error in output
     assert "Traceback" not in output
@@ -131,7 +130,7 @@ def test_required_speedups_make_a_failed_compile_fatal(attempt: Attempt, tmp_pat
 
 
 def test_pure_at_build_time_skips_the_extension(tree: Path, tmp_path: Path) -> None:
-    # Not even a compiler that works, or a demand for speedups, makes it build one.
+    # Even with a working compiler or FASTWSGI_REQUIRE_SPEEDUPS it builds none.
     target = tmp_path / "installed"
     output = install(tree, target, environment(FASTWSGI_PURE="1", FASTWSGI_REQUIRE_SPEEDUPS="1"))
     assert notices(output) == []
@@ -164,7 +163,7 @@ def test_pure_at_run_time_picks_the_fallback_of_a_built_package(
     env = environment(FASTWSGI_PURE=asked)
     module = {"pure": "fastwsgi._fallback", "compiled": "fastwsgi._speedups"}[wanted]
     assert used(folder, env) == (wanted, module)
-    # The variable hides the extension; it doesn't forbid it.
+    # The variable hides the extension, but doesn't prevent its direct import.
     python("-c", "import fastwsgi._speedups", cwd=folder, env=env)
 
 
@@ -178,7 +177,7 @@ def test_a_broken_extension_is_an_error(content: bytes, tree: Path) -> None:
     assert finished.returncode == 1
     assert finished.stderr.splitlines()[-1].startswith("ImportError:")
     assert extension.name in finished.stderr
-    # Asked for by name, the pure twin doesn't touch it.
+    # If the pure twin is selected, the extension isn't loaded.
     assert used(tree, environment(FASTWSGI_PURE="1")) == ("pure", "fastwsgi._fallback")
 
 
@@ -189,7 +188,7 @@ def test_a_build_that_nobody_knows_is_an_error(tree: Path) -> None:
 
 
 def test_what_cython_checks_is_up_to_the_build() -> None:
-    """A directive in the source would win over setup.py's, and a debug build check nothing."""
+    """A directive in the source would override setup.py, and then a debug build would check nothing."""
     directive = re.compile("boundscheck|initializedcheck|nonecheck|wraparound")
     assert directive.search((SOURCE / "setup.py").read_text(encoding="utf-8"))
     for path in (SOURCE / "fastwsgi").glob("_speedups*.p[yx][xi]"):
@@ -198,7 +197,7 @@ def test_what_cython_checks_is_up_to_the_build() -> None:
 
 @pytest.mark.compiled
 def test_an_extension_of_another_version_is_an_error(tree: Path) -> None:
-    """A module that can be loaded and lacks a name is as broken as one that can't be loaded."""
+    """A module that lacks a name is as broken as one that can't be loaded."""
     (tree / "fastwsgi" / "_speedups.py").write_text("def is_hop_by_hop(header_name): ...\n", encoding="utf-8")
     finished = python("-c", "import fastwsgi", cwd=tree, env=environment(), check=False)
     assert finished.returncode == 1
@@ -207,7 +206,7 @@ def test_an_extension_of_another_version_is_an_error(tree: Path) -> None:
 
 @pytest.mark.compiled
 def test_an_extension_that_misses_a_module_of_its_own_is_an_error(tree: Path) -> None:
-    """Only "there is no extension" means the pure twin, not any module that can't be found."""
+    """Only a missing extension leads to the pure twin, not any other missing module."""
     (tree / "fastwsgi" / "_speedups.py").write_text("import a_module_that_is_not_there\n", encoding="utf-8")
     finished = python("-c", "import fastwsgi", cwd=tree, env=environment(), check=False)
     assert finished.returncode == 1

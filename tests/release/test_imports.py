@@ -1,4 +1,4 @@
-"""The source of the package: imports point one way, and the twins have the same names."""
+"""The source of the package: imports point in one direction, and the twins have the same names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.source
 PACKAGE = Path(__file__).parents[2] / "fastwsgi"
 
-# The rule: each module, and what it may import of the package. "_events.*" stands for the modules of that room.
+# The rule: each module, and what it may import from the package. "_events.*" means all modules of that folder.
 TWINS = {"_fallback", "_speedups"}
 GATEWAY = {"util", "headers", "handlers", "validate"}
 COMMON = {"_backend", "_http.grammar", "types"}
@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench.*": {"__init__", "_backend", "_version", "bench.*"},
 }
 
-# What isn't needed but for what an extra is for, or by type checkers, which bring it along.
+# Imports that only an extra needs, or only type checkers, which include them.
 EXTRAS = {
     "gunicorn": {"gunicorn"},
     "_service.workers": {"gunicorn"},
@@ -66,7 +66,7 @@ SOURCES = {module_name(path): path for pattern in ("*.py", "*.pyx") for path in 
 
 
 def python_imports(path: Path) -> list[tuple[int, str, str]]:
-    """Every import statement, wherever it stands, as (level, module, name); name "" for plain imports."""
+    """All import statements, nested ones too, as (level, module, name); name is "" for plain imports."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
@@ -102,7 +102,7 @@ def cython_imports(path: Path) -> list[tuple[int, str, str]]:
 
 
 def split_imports(module: str) -> tuple[set[str], set[str]]:
-    """What *module* imports: top-level packages of others, and modules of our own package."""
+    """The imports of *module*: other top-level packages, and modules of our package."""
     path = SOURCES[module]
     outside, inside = set(), set()
     for level, target, name in cython_imports(path) if path.suffix == ".pyx" else python_imports(path):
@@ -121,7 +121,7 @@ def split_imports(module: str) -> tuple[set[str], set[str]]:
 
 
 def test_the_reader_reads() -> None:
-    # Nothing below means anything unless these are seen.
+    # If these weren't found, the tests below would prove nothing.
     assert split_imports("_backend")[1] == TWINS
     assert {"copyreg", "re"} <= split_imports("_speedups")[0]
     assert split_imports("_speedups")[1] == {"_http.grammar", "_fallback"}
@@ -181,7 +181,7 @@ CYTHON_DEF = r"(?:def|cpdef(?:\s+[\w ]+)?)\s+(\w+)\("
 
 
 def compiled_names() -> dict[str, list[str]]:
-    """The same of the compiled twin. Plain cdef functions and internal classes are no names of the module."""
+    """The same for the compiled twin, without plain cdef functions and internal classes, which aren't exported."""
     names: dict[str, list[str]] = {}
     current: list[str] = []
     decorators: list[str] = []
@@ -198,7 +198,7 @@ def compiled_names() -> dict[str, list[str]]:
     return names
 
 
-# The accelerator: what is compiled only, because general code does the same.
+# The accelerator: compiled code without a twin, because general code does the same.
 ACCELERATOR = {"run_stock", "SharedEpoll", "FastLane", "Channel", "hand_out"}
 
 
@@ -209,7 +209,7 @@ def test_the_twins_have_the_same_names_in_the_same_order() -> None:
     assert {"Headers", "FileWrapper", "parse_head", "build_environ"} <= set(pure)
 
 
-# What the compiled classes need on top, because C has no instance dict to copy and frees by hand.
+# Additional methods of compiled classes, which have no instance dict to copy and free memory explicitly.
 MECHANICS = {"__cinit__", "__dealloc__", "__reduce__", "__setstate__"}
 
 
@@ -232,7 +232,7 @@ def test_the_chooser_hands_on_the_same_names_of_either_twin() -> None:
     for level, target, name in python_imports(SOURCES["_backend"]):
         if level == 1 and target in TWINS:
             chosen.setdefault(target, []).append(name)
-    chosen["_fallback"] = [name for name in chosen["_fallback"] if name in pure_names()]  # not load_pure()'s module
+    chosen["_fallback"] = [name for name in chosen["_fallback"] if name in pure_names()]  # not the module in load_pure()
     assert chosen["_fallback"] == chosen["_speedups"]
     assert set(chosen["_fallback"]) <= set(pure_names())
 
@@ -249,6 +249,6 @@ def test_the_twins_have_the_same_signatures() -> None:
         ours, theirs = getattr(_speedups, name), getattr(_fallback, name)
         assert signature(ours) == signature(theirs), name
         for method in methods:
-            if not method.startswith("__"):  # those are slots in C, called by syntax
+            if not method.startswith("__"):  # these are slots in C, called by operators
                 pair = getattr(ours, method), getattr(theirs, method)
                 assert signature(pair[0]) == signature(pair[1]), f"{name}.{method}"

@@ -31,7 +31,7 @@ from fastwsgi.bench import load
 from fastwsgi.bench.results import FailureError
 from programs import program_path, run
 
-# The command counts both twins; what it counts, runs fifty times as long.
+# The command counts both twins. Counted code runs fifty times as long.
 pytestmark = [pytest.mark.compiled, pytest.mark.timeout(400)]
 
 LANE, CALL, PURE = "lane: hello", "compiled: is_hop_by_hop", "pure: is_hop_by_hop"
@@ -143,7 +143,7 @@ def test_growth_is_admitted_by_the_baseline_that_says_so() -> None:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counts:
-    """What is counted, in an environment called "here"."""
+    """Fake counts, in an environment called "here"."""
     counts: Counts = {LANE: 1000, CALL: 100}
     monkeypatch.setattr(instructions, "environment", lambda: "here")
     monkeypatch.setattr(instructions, "measure", lambda names: {name: counts[name] for name in names if name in counts})
@@ -272,7 +272,7 @@ def test_the_cpu_time_of_logs_and_proxies(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def repository(counted: Counts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Counts], Path]:
-    """A repository, and what commits a baseline for another environment; the path of that."""
+    """A repository, a function that commits a baseline for another environment, and the path of the baseline."""
     path = tmp_path / "bench" / "instructions.json"
     path.parent.mkdir()
     (tmp_path / "fastwsgi").mkdir()
@@ -298,7 +298,7 @@ def test_an_earlier_commit_is_compared_with(
 
     def measured(commit: str, names: Counts) -> Counts:
         commits.append(commit)
-        return {LANE: 900}  # and a row of another name wasn't there
+        return {LANE: 900}  # a row with another name was missing
 
     monkeypatch.setattr(instructions, "measure_commit", measured)
     repository({LANE: 90, CALL: 10})
@@ -307,7 +307,7 @@ def test_an_earlier_commit_is_compared_with(
     assert "no counts for this environment" in capsys.readouterr().out
     written(path, {"elsewhere": {LANE: 100, CALL: 10}})
     assert main([], path) == 0  # 1000 for 900, as 100 for 90
-    assert main(["--against", "HEAD"], path) == 0  # as 100 for 91, and a bit
+    assert main(["--against", "HEAD"], path) == 0  # as 100 for 91, and slightly more
     written(path, {"elsewhere": {LANE: 95, CALL: 10}})
     (path.parents[1] / "fastwsgi" / "code").write_text("changed")
     assert main([], path) == 1  # 95 for 91 is not enough

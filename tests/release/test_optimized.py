@@ -1,4 +1,4 @@
-"""Every check is made under ``python -O``, too, with the same messages."""
+"""Every check also works under ``python -O``, with the same messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Platforms that lack system calls or modules: everything can be imported there, and servers serve."""
+"""Platforms without some system calls or modules: everything can be imported, and servers serve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from clients import fetch
 from programs import running
 
-# What each platform lacks that this one may have; taken away before anything else is imported.
+# The functions and modules that each platform lacks. They are removed before anything else is imported.
 LACKS = {
     "macOS": {"select": ["epoll", "EPOLLET", "EPOLLRDHUP"], "os": ["posix_fallocate"], "socket": ["SO_BINDTODEVICE"]},
     "Windows": {

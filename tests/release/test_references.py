@@ -1,4 +1,4 @@
-"""The compiled twin frees its memory: thousands of calls, refused input included, leave nothing behind."""
+"""The compiled twin frees its memory: after thousands of calls, also with refused input, nothing is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 CALLS = 2000
-#: Blocks that come and go with the interpreter's own caches.
+#: The number of blocks by which the interpreter's own caches may change.
 SLACK = CALLS // 10
 
 HEAD = b"GET /a%20b?c=d HTTP/1.1\r\nHost: h\r\nX-Some-Thing: 1\r\nCookie: a=b\r\nCookie: c=d\r\n\r\n"
@@ -58,7 +58,7 @@ WORKS: dict[str, Callable[[Any], object]] = {
 
 
 def growth(call: Callable[[], object]) -> int:
-    """How many blocks *CALLS* calls leave behind, and how many references, where the interpreter counts them."""
+    """How many blocks *CALLS* calls leave behind, and how many references, if the interpreter counts them."""
     references: Callable[[], int] = getattr(sys, "gettotalrefcount", int)
 
     def repeat() -> int:
@@ -68,7 +68,7 @@ def growth(call: Callable[[], object]) -> int:
         gc.collect()
         return sys.getallocatedblocks() + references()
 
-    repeat()  # what is made once and kept, is made here
+    repeat()  # fill the caches before the measurement
     before = repeat()
     return repeat() - before
 

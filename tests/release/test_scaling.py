@@ -1,7 +1,7 @@
 """The cost of a request grows no faster than its size, for the worst heads.
 
-No clock is read: what is quadratic here, ends in the time limit or is counted. And the judge of the benchmark that does
-read clocks, bench/scaling.py, is judged by costs that are counted.
+No clock is read: quadratic work exceeds the time limit of the tests or is counted. The verdicts of bench/scaling.py,
+which does read clocks, are tested with counted costs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIZE = 1_000_000
 # ---- one name, many fields ---------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(60)  # a text that grows by each field takes ten minutes
+@pytest.mark.timeout(60)  # appending each field to a text would take ten minutes
 @pytest.mark.parametrize(
     ("field", "key", "value"),
     [
@@ -47,7 +47,7 @@ def test_fields_of_one_name(twin: Any, field: bytes, key: str, value: str) -> No
 
 
 def test_fields_of_one_name_are_joined_in_their_order(twin: Any) -> None:
-    """Whatever stands between them, and behind what the base has; a name longer than any known one, too."""
+    """With other fields between them, after a value in base, and with a name longer than all known ones."""
     long_name = b"X-" + b"a" * 80
     section = b"".join(
         b"X-A: a%d\r\nCookie: c%d\r\n%s: l%d\r\nX-B: b%d\r\nX_A: no\r\nHost: \r\n" % (i, i, long_name, i, i)
@@ -119,7 +119,7 @@ def test_hosts(text: str, is_one: bool) -> None:
 
 
 class TakesSome(io.BytesIO):
-    """A stream that takes so much at a time, and counts what it was offered."""
+    """A stream that accepts a few octets at a time, and counts the octets offered."""
 
     offered = 0
 
@@ -148,7 +148,7 @@ def test_a_stream_that_takes_a_part_at_a_time() -> None:
 
 
 class Watched:
-    """A connection that counts the looks at its state."""
+    """A connection that counts the reads of its state."""
 
     looks = 0
 
@@ -207,7 +207,7 @@ class Counted(str):
 
 
 def counting(work: Callable[[list[Counted]], object], constant: int) -> list[int]:
-    """The comparisons that some work takes at each size, and so many more."""
+    """The number of comparisons that some work needs at each size, plus a constant."""
     costs = []
     for size in SIZES:
         texts = [Counted(f"{number:05}") for number in range(size)]
@@ -218,7 +218,7 @@ def counting(work: Callable[[list[Counted]], object], constant: int) -> list[int
 
 
 def repeats(texts: list[Counted]) -> int:
-    """Compares each with all before it."""
+    """Compare each text with all texts before it."""
     return sum(text in texts[:i] for i, text in enumerate(texts))
 
 
@@ -232,7 +232,7 @@ def has_last(texts: list[Counted]) -> bool:
         (has_last, 1, "met"),
         (has_last, 1000, "met"),
         (repeats, 1, "missed"),
-        (repeats, 20_000, "missed"),  # under which nearly all of the square is hidden but at the largest size
+        (repeats, 20_000, "missed"),  # it hides the quadratic cost except at the largest size
     ],
     ids=["linear", "linear and a constant", "square", "square and a constant"],
 )
@@ -248,7 +248,7 @@ def test_slopes_are_powers(slopes: Any) -> None:
         assert math.isclose(found.slope, power, abs_tol=1e-9)
         assert math.isclose(found.tail, power, abs_tol=1e-9)
         assert found.spread == 0
-    # By least squares: a point that is off by a factor, in the middle of three, moves the line and doesn't turn it.
+    # With least squares, a wrong point in the middle of three moves the line, but doesn't change its slope.
     assert math.isclose(slopes.slope((1, 10, 100), (1, 50, 100)), 1)
 
 
@@ -262,10 +262,10 @@ def test_the_least_cost_counts(slopes: Any) -> None:
     ("odd", "even", "verdict"),
     [
         ((1, 4, 16), (1, 4, 16), "met"),
-        ((1, 4, 16), (1, 6, 32), "too noisy"),  # one half is over the limit
-        ((1, 3, 6), (1, 2, 3), "too noisy"),  # none is, but they have not measured the same
-        ((1, 8, 64), (1, 9, 90), "missed"),  # over it by both, whatever they are
-        ((1, 1, 7), (1, 1, 7), "missed"),  # by the end, though the line is flatter
+        ((1, 4, 16), (1, 6, 32), "too noisy"),  # one half of the rounds exceeds the limit
+        ((1, 3, 6), (1, 2, 3), "too noisy"),  # no half does, but they differ
+        ((1, 8, 64), (1, 9, 90), "missed"),  # both halves exceed it, although they differ
+        ((1, 1, 7), (1, 1, 7), "missed"),  # by the last two points, although the whole line is flatter
     ],
 )
 def test_rounds_that_do_not_agree(slopes: Any, odd: Any, even: Any, verdict: str) -> None:

@@ -1,8 +1,8 @@
-"""What an import loads: nothing heavy that the module, or wsgiref's of the same name, doesn't need.
+"""The modules that an import loads: no heavy one that the module, or wsgiref's of the same name, doesn't need.
 
-The promise for ``import fastwsgi``, and for the modules that don't serve, is absolute. simple_server is made of
-http.server, and that loads email and, if there is one, ssl: ours loads what wsgiref's does of these, and no more.
-What it costs in time is measured by ``python -m bench.startup``.
+``import fastwsgi`` and the modules that don't serve load no heavy module at all. simple_server needs http.server, which
+loads email and, if available, ssl; ours loads no more of these than wsgiref's. ``python -m bench.startup`` measures the
+time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LIST_MODULES = "import sys; sys.stdout.write(' '.join(sys.modules))"
 
 
 def loaded(code: str) -> set[str]:
-    """The modules that a new interpreter has after some code."""
+    """The modules that a new interpreter has loaded after some code."""
     return set(run_python("-c", f"{code}; {LIST_MODULES}", check=True).stdout.split())
 
 
 def test_an_import_is_seen() -> None:
-    # Nothing below means anything unless these are.
+    # If these weren't loaded, the tests below would prove nothing.
     assert {"asyncio", "ssl", "email"} <= loaded("import asyncio, ssl, email")
     assert "fastwsgi._backend" in loaded("import fastwsgi")
 
@@ -38,8 +38,8 @@ def test_simple_server_loads_what_wsgirefs_does_of_the_heavy_and_no_more() -> No
     assert HEAVY & loaded("import fastwsgi.simple_server") == theirs
 
 
-# What a server needs and an import doesn't. logging, dataclasses (with inspect) and tempfile alone cost a quarter of
-# what all of wsgiref does.
+# Modules that a server needs and an import doesn't. logging, dataclasses (with inspect) and tempfile alone take a
+# quarter of the time of all of wsgiref.
 OF_SERVERS = {"_events.loop", "_events.event_server", "_events.connection", "_http.settings", "_http.body"}
 FOR_SERVERS = {f"fastwsgi.{name}" for name in OF_SERVERS} | {"dataclasses", "inspect", "logging", "tempfile"}
 
@@ -91,7 +91,7 @@ server.server_close()
 
 @pytest.mark.parametrize("path", ["event-driven", "classic"])
 def test_a_server_that_is_made_has_all_it_serves_with(path: str) -> None:
-    """A program may change its root, or become somebody who can't read the package, before it serves."""
+    """Before it serves, a program may change its root directory, or to a user who can't read the package."""
     finished = run_python("-c", SERVES_WITHOUT_IMPORTS, path)
     assert finished.stdout.split() == [path, "400", "500", "200", "200"], finished.stderr
     assert "ZeroDivisionError" in finished.stderr

@@ -1,6 +1,6 @@
-"""Our public surface against typeshed's stubs of wsgiref: names, signatures, classes, and types.
+"""Compare our public names with typeshed's stubs of wsgiref: names, signatures, classes, and types.
 
-The stubs are those that mypy carries, read as text, for the newest Python that we support.
+The stubs are mypy's copy, read as text, for the newest Python that we support.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from surface import MODULES, OPERATORS, look_up, ours, parameters, positional_ra
 
 NEWEST = (3, 15)
 
-# Where the stubs promise what CPython doesn't do; there we are CPython.
+# Where the stubs differ from CPython; there we follow CPython.
 STUB_ERRORS = {
     "validate.InputWrapper.read": "CPython takes *args, and checks their number",
     "validate.InputWrapper.readline": "CPython takes *args",
@@ -39,7 +39,7 @@ def stub_path(module: str) -> Path:
 
 
 def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements that hold for the newest version: ``if sys.version_info`` branches are followed."""
+    """The statements for the newest version; ``if sys.version_info`` branches are evaluated."""
     for node in body:
         if isinstance(node, ast.If):
             known = {"sys": SimpleNamespace(version_info=NEWEST, platform=sys.platform)}
@@ -50,7 +50,7 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 class Stub:
-    """What a stub file promises, by dotted name."""
+    """The declarations of a stub file, by dotted name."""
 
     def __init__(self) -> None:
         self.values: list[str] = []
@@ -181,7 +181,7 @@ def test_stub_signature(dotted: str, node: ast.FunctionDef, overloaded: bool) ->
         assert positional_range(found) == (len(required), len(promised))
         return
     signature = inspect.signature(found)
-    if overloaded:  # a way to call it, not the whole signature
+    if overloaded:  # an overload, not the whole signature
         assert [p.name for p in promised if p.name not in signature.parameters] == []
         for parameter in promised:
             actual = signature.parameters[parameter.name]
@@ -200,7 +200,7 @@ def test_stub_signature(dotted: str, node: ast.FunctionDef, overloaded: bool) ->
 
 # ---- types -------------------------------------------------------------------------------------------
 
-# Where our types aren't typeshed's, and why.
+# Where our types differ from typeshed's, and why.
 OTHER_TYPES = {
     "validate.InputWrapper.readlines": "it gives a list, as PEP 3333 wants it, and as CPython does",
     "validate.PartialIteratorWrapper.iterator": "it's what an application returned: an iterable, and often a list",
@@ -210,16 +210,16 @@ OTHER_TYPES = {
 
 
 class Program:
-    """A program for mypy that holds our types to typeshed's, line by line.
+    """A program for mypy that compares our types with typeshed's, line by line.
 
-    Each member of a class has to fit a protocol of it as it stands in the stub, and a subclass has to be free to
-    override it so, as programs do. What can be called has to fit a protocol of its call.
+    Each member of a class must match a protocol with the stub's declaration, and a subclass must be able to override it
+    with that type, as programs do. Each function must match a protocol of its call.
     """
 
     def __init__(self, module: str) -> None:
         self.module = module
         self.lines: list[str] = []
-        #: Of each line, what it is about.
+        #: The subject of each line.
         self.subjects: list[str] = []
         tree = ast.parse(stub_path(module).read_text(encoding="utf-8"))
         self.add("", "from typing import Protocol", f"import fastwsgi.{module} as ours")
@@ -234,7 +234,7 @@ class Program:
                 for member in statements(node.body):
                     members.setdefault(f"{node.name}.{name_of(member)}", []).append(member)
             elif name_of(node).startswith("_") and name_of(node) != "__all__":
-                self.add("", ast.unparse(node))  # a type that others are made of
+                self.add("", ast.unparse(node))  # a type that other types use
             else:
                 members.setdefault(name_of(node), []).append(node)
         for name, nodes in members.items():
@@ -263,7 +263,7 @@ class Program:
 
 
 def name_of(node: ast.stmt) -> str:
-    """The name that a statement of a stub is about."""
+    """The name that a statement of a stub declares."""
     if isinstance(node, ast.Assign):
         return ast.unparse(node.targets[0])
     return ast.unparse(node.target) if isinstance(node, ast.AnnAssign | ast.AugAssign) else getattr(node, "name", "")
@@ -292,7 +292,7 @@ def test_types(tmp_path: Path) -> None:
     for file, program in programs.items():
         (tmp_path / file).write_text("\n".join(program.lines) + "\n", encoding="utf-8")
     found: dict[str, list[str]] = {}
-    # Attributes are held to more than mypy usually does: a program may set them as well as read them.
+    # Attributes are checked more strictly than by default, because a program may set them as well as read them.
     for error in mypy(tmp_path, "--enable-error-code=mutable-override", *programs):
         file, line, message = error.split(":", 2)
         found.setdefault(programs[file].subjects[int(line) - 1], []).append(message)

@@ -31,13 +31,13 @@ def copied(folder: Path, programs: list[str], package: str) -> list[Path]:
 @needs_mypy
 @pytest.mark.parametrize(("package", "programs"), [("fastwsgi", PROGRAMS), ("wsgiref", SHARED)])
 def test_programs(package: str, programs: list[str], tmp_path: Path) -> None:
-    # 3.11 whatever runs this: wsgiref.types came with it.
+    # Always 3.11, because it is the first version with wsgiref.types.
     assert mypy(tmp_path, "--python-version=3.11", *copied(tmp_path, programs, package)) == []
 
 
 @needs_mypy
 def test_what_is_to_be_refused_is_seen(tmp_path: Path) -> None:
-    """Without the comments that expect them, the errors are there, one in each of these lines."""
+    """Without the comments that expect the errors, mypy reports one in each of these lines."""
     (path,) = copied(tmp_path, ["refused"], "fastwsgi")
     text = path.read_text(encoding="utf-8")
     expected = [number for number, line in enumerate(text.splitlines(), 1) if "# type: ignore[" in line]
@@ -48,13 +48,13 @@ def test_what_is_to_be_refused_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_programs_are_programs(program: str) -> None:
-    """Their classes can be made: what the types promise at that point, is there."""
+    """Their classes can be created: the declared attributes and methods exist."""
     if program == "gunicorn_worker" and os.name == "nt":
         pytest.skip("gunicorn is for POSIX")
     assert runpy.run_path(str(FOLDER / f"{program}.py"))["__doc__"]
 
 
-# Where the compiled twin is more than its types say.
+# Where the compiled twin has more than its types declare.
 EXTRA = r"""
 fastwsgi\._speedups\.(run_stock|SharedEpoll|FastLane|Channel|hand_out)(\..*)?  # the accelerator, which has no twin
 fastwsgi\._speedups\.[A-Z_]+  # constants of the grammar, which it imports for its own use

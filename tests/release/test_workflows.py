@@ -1,4 +1,4 @@
-"""The GitHub workflows: pinned actions, few rights, bounded time, and every supported Python."""
+"""The GitHub workflows: pinned actions, minimal permissions, time limits, and every supported Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PYTHONS = set(re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PYPROJECT))
 
-# Of the jobs that need others than to check out.
+# The jobs that need more permissions than for a checkout.
 RIGHTS = {"publish": {"id-token": "write", "attestations": "write"}, "all": {}}
 
 each = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)

@@ -9,7 +9,7 @@ import pytest
 
 from programs import run_python
 
-# Runs in an interpreter of its own: the suite wants the main thread, and signals.
+# Runs in a separate interpreter, because the suite needs the main thread and signals.
 RUN_THE_SUITE = """
 import json, sys, unittest
 import fastwsgi
@@ -39,7 +39,7 @@ print(json.dumps({
 
 
 def test_cpythons_own_suite_passes(leg: str) -> None:
-    # Some distributions leave the test package out, or parts of it that it can't do without.
+    # Some distributions omit the test package, or parts of it that the suite needs.
     alone = run_python("-c", "import test.test_wsgiref")
     if alone.returncode != 0:
         pytest.skip(f"this interpreter ships without its test package: {alone.stderr.splitlines()[-1]}")
@@ -51,6 +51,6 @@ def test_cpythons_own_suite_passes(leg: str) -> None:
     assert report["file"].replace("\\", "/").endswith("/test/test_wsgiref.py")
     assert report["not ours"] == []
     assert report["run"] > 30
-    if os.name == "posix":  # elsewhere the test that interrupts a write by a signal is skipped
+    if os.name == "posix":  # on other systems the test that interrupts a write by a signal is skipped
         assert report["skipped"] == []
     assert report["successful"], said

@@ -1,4 +1,4 @@
-"""The handlers: what they write to the stream, and that each overridden hook is called."""
+"""The handlers: their output, and the call of each overridden hook."""
 
 from __future__ import annotations
 
@@ -406,7 +406,7 @@ def test_what_comes_after_the_end_is_refused(simple: Any) -> None:
 
 
 class Meddling:
-    """A body whose length is asked while the head is being made, and who changes the application's list then."""
+    """A body that changes the application's list of headers when its length is read, while the head is made."""
 
     def __init__(self, fields: list[Any], meddle: Any) -> None:
         self.fields, self.meddle = fields, meddle

@@ -222,7 +222,7 @@ def test_control_characters_in_values(make: Any, control: str, place: str) -> No
     ):
         with pytest.raises(ValueError, match=message):
             refused()
-    assert headers.items() == [("A", "1")]  # and the old value is still there
+    assert headers.items() == [("A", "1")]  # the old value is kept
 
 
 def test_tab_is_field_content(make: Any) -> None:

@@ -1,4 +1,4 @@
-"""Every hook that programs override: which path serves them, and that each is called as in wsgiref."""
+"""Every hook that programs override: the path that serves them, and the calls, which must be as in wsgiref."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def failing(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def reading(environ: dict[str, Any], start_response: Any) -> Any:
-    """Answers by a file, if the server has a wrapper for it."""
+    """Answer with a file, if the server has a wrapper for it."""
     start_response("200 OK", [])
     wrapper = environ.get("wsgi.file_wrapper", lambda file: [b"no wrapper"])
     return wrapper(io.BytesIO(b"from a file"))
 
 
 def telling(names: str) -> Callable[..., list[bytes]]:
-    """An application that answers with some of its environ's variables, a line each."""
+    """An application that answers with some variables of its environ, one line each."""
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
@@ -64,7 +64,7 @@ def telling(names: str) -> Callable[..., list[bytes]]:
 
 @pytest.fixture
 def make(wsgi: SimpleNamespace, lane: bool) -> Callable[..., Any]:
-    """Makes servers: by classes, and by what is set on the instance before it is bound."""
+    """Makes servers from classes and from attributes, which are set on the instance before it is bound."""
 
     def make(application: Any = hello, server: Any = None, handler: Any = None, on_instance: Any = None) -> Any:
         return listening_server(wsgi, application, server, handler, on_instance=on_instance, fast_lane=lane)
@@ -74,7 +74,7 @@ def make(wsgi: SimpleNamespace, lane: bool) -> Callable[..., Any]:
 
 @pytest.fixture
 def assert_path(wsgi: SimpleNamespace) -> Callable[..., None]:
-    """Asserts which path explain() tells, and for the classic one that a reason has the name."""
+    """Assert the path that explain() returns, and for the classic path that a reason has the name."""
 
     def assert_path(server: Any, path: str, name: str = "") -> None:
         if wsgi.package == "fastwsgi":
@@ -86,7 +86,7 @@ def assert_path(wsgi: SimpleNamespace) -> Callable[..., None]:
 
 
 def override(way: str, cls: type, patch: pytest.MonkeyPatch, **attributes: Any) -> type:
-    """A class that has these attributes, in one of the ways programs go."""
+    """Give a class these attributes, in one of the ways that programs use."""
     if way == "in the class":
         return type("Class", (cls,), attributes)
     if way == "in a base":
@@ -105,7 +105,7 @@ class Notes(list[tuple[Any, ...]]):
     """The arguments of each call of a hook, without self."""
 
     def hook(self, cls: type, name: str) -> Any:
-        """What to override a method with: it notes the call, and goes on."""
+        """An override for a method: it records the call, and calls the original."""
         stock = getattr(cls, name)
 
         def noted(instance: Any, *args: Any, **kwargs: Any) -> Any:
@@ -116,7 +116,7 @@ class Notes(list[tuple[Any, ...]]):
 
 
 def sent(server: Any, request: bytes) -> tuple[bytes, Any]:
-    """The answer to a request, and the address it was sent from."""
+    """Send a request; return the answer, and the client's own address."""
     with serving(server) as address, connect(address) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
@@ -249,7 +249,7 @@ SERVER_WAYS = (*CLASS_WAYS, "on the instance")
 
 
 def with_hook(make: Any, wsgi: Any, patch: Any, name: str, way: str, hook: Any, **others: Any) -> Any:
-    """A server whose hook is overridden."""
+    """A server with an overridden hook."""
     cls = wsgi.simple_server.WSGIServer
     if way == "on the instance":
         return make(on_instance={name: hook}, **others)
@@ -297,7 +297,7 @@ def test_service_actions_are_called_again_and_again(
     server = with_hook(make, wsgi, monkeypatch, "service_actions", way, lambda self: calls.release())
     assert_path(server, "event-driven")
     with serving(server):
-        assert [calls.acquire(timeout=TIMEOUT) for _ in range(5)] == [True] * 5  # and nobody has connected
+        assert [calls.acquire(timeout=TIMEOUT) for _ in range(5)] == [True] * 5  # no client has connected
 
 
 @pytest.mark.shared
@@ -361,7 +361,7 @@ def test_a_hook_of_the_server_that_only_the_classic_path_has(
         ("__init__", GET, 3),
         ("setup", GET, 0),
         ("handle", GET, 0),
-        ("handle_one_request", GET, None),  # wsgiref's handle() doesn't call it: who overrides it, overrides that, too
+        ("handle_one_request", GET, None),  # wsgiref's handle() doesn't call it, so override that too
         ("finish", GET, 0),
         ("parse_request", GET, 0),
         ("handle_expect_100", PUT, 0),
@@ -474,7 +474,7 @@ def test_a_listening_socket_of_its_own_kind(make: Any, assert_path: Any) -> None
 @pytest.mark.shared
 @pytest.mark.parametrize("where", ["in the class", "in a base"])
 def test_threading_mix_in(wsgi: SimpleNamespace, make: Any, assert_path: Any, where: str) -> None:
-    """A thread for each connection: requests that wait for each other are answered."""
+    """Each connection has a thread, so requests that wait for each other are answered."""
     barrier = threading.Barrier(2)
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -532,7 +532,7 @@ def marking(wsgi: SimpleNamespace) -> type:
     return Marking
 
 
-# attribute: its value, the application, and what is found in the answer or the log; b"!": what isn't
+# attribute: its value, the application, and octets that the answer or the log must have; after b"!", must not have
 ATTRIBUTES: dict[str, tuple[Any, Any, bytes]] = {
     "error_status": ("503 Busy", failing, b" 503 Busy\r\n"),
     "error_headers": ([("X-Error", "yes")], failing, b"\r\nX-Error: yes\r\n"),
@@ -567,7 +567,7 @@ def test_an_attribute_of_the_response_handler(
     else:
         monkeypatch.setattr(getattr(wsgi.simple_server, where, None) or getattr(wsgi.handlers, where), name, value)
         if getattr(cls, name) is not value:
-            expected = b"\r\nServer: WSGIServer"  # ServerHandler has one of its own
+            expected = b"\r\nServer: WSGIServer"  # ServerHandler has its own
     server = make(application)
     assert_path(server, "classic" if where.startswith("a ") else "event-driven", "ServerHandler is replaced")
     with serving(server) as address:
@@ -577,7 +577,7 @@ def test_an_attribute_of_the_response_handler(
     if expected.startswith(b"!"):
         assert expected[1:] not in logged
     elif name == "http_version" and where == "BaseHandler":
-        assert b" 200 OK\r\n" in answer  # it was 1.0 before
+        assert b" 200 OK\r\n" in answer  # it would be 1.0 without the override
     else:
         assert expected in answer
 
@@ -636,7 +636,7 @@ def test_a_method_of_the_response_handler(
 def test_a_method_below_the_one_that_is_called(
     wsgi: SimpleNamespace, make: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ServerHandler.close() calls its base's, whichever path calls it."""
+    """ServerHandler.close() calls the method of its base class, on both paths."""
     notes = Notes()
     monkeypatch.setattr(wsgi.handlers.BaseHandler, "close", notes.hook(wsgi.handlers.BaseHandler, "close"))
     assert sent(make(), GET)[0].endswith(b"Hello, world!")
@@ -656,9 +656,9 @@ def test_a_method_below_the_one_that_is_called(
 def test_a_hook_that_raises(
     wsgi: SimpleNamespace, make: Any, assert_path: Any, name: str, request_: bytes, error: type[Exception]
 ) -> None:
-    """Once: handle_error() sees it, the connection closes, and the next one is served.
+    """handle_error() is called once, the connection is closed, and the next one is served.
 
-    A hook for the log has no say in whether a bad request is answered.
+    A log hook that raises doesn't prevent the answer to a bad request.
     """
     module = wsgi.simple_server
     failures: list[Any] = []
@@ -683,7 +683,7 @@ def test_a_hook_that_raises(
             connection.sendall(request_)
             if name.startswith("log_"):
                 assert connection.recv(65536).startswith(b"HTTP/1.1 431 ")
-            with contextlib.suppress(ConnectionResetError):  # closed before all was read
+            with contextlib.suppress(ConnectionResetError):  # the server closed it before it had read everything
                 assert connection.recv(1) == b""
         assert fetch(address, "/").body == b"Hello, world!"
     assert failures == [(error, True, client)]
@@ -742,7 +742,7 @@ def test_a_class_that_changes_between_two_requests(
 def test_a_log_method_patched_in_http_server(
     wsgi: SimpleNamespace, make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Programs that silence every handler of the process do it there."""
+    """Programs patch it to silence all handlers of the process."""
     lines: list[str] = []
     monkeypatch.setattr(
         http.server.BaseHTTPRequestHandler, "log_message", lambda self, text, *args: lines.append(text % args)
@@ -774,7 +774,7 @@ def test_the_log_escapes_what_is_not_printable(
 def test_a_log_hook_that_raises(
     wsgi: SimpleNamespace, make: Any, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is in wsgi.errors; the answer is out."""
+    """The exception is logged to wsgi.errors, because the answer has been sent."""
 
     def hook(self: Any, *args: Any) -> Any:
         raise LookupError("on purpose")

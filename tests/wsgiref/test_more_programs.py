@@ -1,4 +1,4 @@
-"""Unmodified programs that serve by wsgiref's classes and override its hooks, on our classes."""
+"""Unmodified programs that use wsgiref's classes and override its hooks, run with our classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INSTALL = "import fastwsgi; fastwsgi.install()\n"
 
 @pytest.fixture
 def run(wsgi: SimpleNamespace, tmp_path: Path) -> Any:
-    """Runs a program that names its port, in a folder of its own: on fastwsgi, or as it is on wsgiref."""
+    """Run a program that prints its port in a new folder: with fastwsgi, or unchanged with wsgiref."""
 
     @contextmanager
     def run(text: str, *args: str, announcement: str = r"port (?P<port>\d+)") -> Iterator[Program]:
@@ -37,7 +37,7 @@ def run(wsgi: SimpleNamespace, tmp_path: Path) -> Any:
     return run
 
 
-# Says what it runs on, once it runs.
+# The program prints which implementation it uses.
 SAY = """
 import wsgiref.simple_server
 print("wsgiref is", wsgiref.simple_server.WSGIServer.__module__.partition(".")[0])
@@ -114,7 +114,7 @@ DJANGO_PORT = r"server at http://127\.0\.0\.1:(?P<port>[1-9]\d*)/"
 @pytest.mark.shared
 @pytest.mark.parametrize(("args", "told"), [((), b"True False"), (("--nothreading",), b"True True")])
 def test_djangos_runserver(run: Any, args: tuple[str, ...], told: bytes) -> None:
-    """Threaded it keeps connections, and an idle one blocks nobody; bodies aren't mistaken for requests."""
+    """With threads it keeps connections, an idle one blocks no other, and bodies aren't mistaken for requests."""
     with run(DJANGO, *args, announcement=DJANGO_PORT) as program:
         idle = [connect(program.address) for _ in range(2 if not args else 0)]
         connection = http.client.HTTPConnection(*program.address, timeout=TIMEOUT)
@@ -183,7 +183,7 @@ def test_djangos_live_server_for_tests(run: Any) -> None:
 
 # ---- Bottle ------------------------------------------------------------------------------------------
 
-# As they are, but that they say their port.
+# The programs are unchanged, except that they print their port.
 ANNOUNCE = SAY + """
 bind = wsgiref.simple_server.make_server
 
@@ -217,7 +217,7 @@ def test_bottles_default_server(run: Any, host: str, noise: str) -> None:
     with run(BOTTLE, host, noise) as program:
         address = Address(host, program.address.port)
         assert fetch(address, "/echo", "POST", b"x" * 100_000).body == b"x" * 100_000
-        # Read to its end: in the middle of a request wsgiref takes an interrupt for the application's.
+        # Read to the end, because wsgiref treats an interrupt in the middle of a request as the application's error.
         assert b" 404 Not Found\r\n" in exchange(address, b"GET /missing HTTP/1.0\r\n\r\n")
         program.process.send_signal(signal.SIGINT)
         program.process.wait(TIMEOUT)
@@ -281,7 +281,7 @@ print("port 1: done")
 @pytest.mark.shared
 @pytest.mark.parametrize("browser", ["at once", "nobody", "idle first"])
 def test_google_auth_oauthlib(run: Any, browser: str, wsgi: SimpleNamespace) -> None:
-    """One request by handle_request(), within a time; an idle connection is not waited for."""
+    """It answers one request by handle_request() with a timeout; an idle connection doesn't delay it."""
     if (wsgi.package, browser) == ("wsgiref", "idle first"):
         pytest.skip("it would wait for the first connection for ever")
     with run(OAUTH, browser, announcement=r"port (?P<port>1): done") as program:
@@ -334,7 +334,7 @@ print("stopped")
 
 @pytest.mark.shared
 def test_mkdocs_live_reload(run: Any, tmp_path: Path) -> None:
-    """A thread for each connection: browsers wait in a long poll for the next build, and others are served."""
+    """Each connection has a thread: browsers wait in a long poll for the next build, and other clients are served."""
     with run(MKDOCS) as program:
         address = program.address
         page = fetch(address, "/docs/").body.decode()

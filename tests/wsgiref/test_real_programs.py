@@ -24,7 +24,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 # ---- the documentation's two programs ------------------------------------------------------------------
 
-# Runs a program as it stands, but for the package it imports and the address it binds.
+# Runs an unchanged program, except for the package that it imports and the address that it binds.
 RUN_EXAMPLE = """
 import importlib, signal, sys
 package, script, *args = sys.argv[1:]
@@ -78,7 +78,7 @@ def test_documentations_hello_world(wsgi: SimpleNamespace) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A small static site, with a file larger than any buffer on the way."""
+    """A small static site, with a file larger than all buffers."""
     (tmp_path / "index.html").write_text("<p>index</p>", encoding="utf-8")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "index.html").write_text("<p>sub</p>", encoding="utf-8")
@@ -116,7 +116,7 @@ def test_documentations_file_server(wsgi: SimpleNamespace, folder: Path) -> None
     assert f"Serving {folder} on port 8123, control-C to stop\n" in program.stdout
     assert program.stdout.endswith("Shutting down.\n")
     assert program.status == 0
-    assert len(program.stderr.splitlines()) == 2 * len(expected) + 3  # log lines and nothing else
+    assert len(program.stderr.splitlines()) == 2 * len(expected) + 3  # only log lines
     assert "Traceback" not in program.stderr
 
 
@@ -130,14 +130,14 @@ def validated(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="module", params=SITES)
 def site(request: pytest.FixtureRequest, wsgi: SimpleNamespace, validated: bool) -> Iterator[Address]:
-    """A framework's site, served by make_server, bare or under the validator."""
+    """A framework's site, served by make_server, directly or through the validator."""
     app = SITES[request.param]()
     if validated:
         app = wsgi.validate.validator(app)
 
     class Quiet(wsgi.simple_server.WSGIRequestHandler):  # type: ignore[misc, name-defined]
         def log_message(self, *args: object) -> None:
-            """Say nothing: between two tests, there is no test to say it to."""
+            """Log nothing, because between two tests no test could read it."""
 
     with serving(wsgi.simple_server.make_server("127.0.0.1", 0, app, handler_class=Quiet)) as address:
         yield address
@@ -218,7 +218,7 @@ getattr(import_module(f"{package}.handlers"), handler)().run(app)
 
 
 def run_cgi(package: str, handler: str, body: bytes, request: dict[str, str]) -> tuple[bytes, dict[str, str]]:
-    """Run the script as a web server would; the response head, and what the app saw."""
+    """Run the script as a web server would; return the response head, and the data that the application got."""
     base = {name: value for name, value in program_environment().items() if not name.startswith("HTTP")}
     environment = {**base, "GATEWAY_INTERFACE": "CGI/1.1", "SERVER_PROTOCOL": "HTTP/1.1", **request}
     arguments = ("-W", "error", "-c", CGI_SCRIPT, package, handler)
@@ -276,7 +276,7 @@ def test_iis_handler_strips_a_duplicated_path(
     head, seen = run_cgi(wsgi.package, "IISCGIHandler", b"", request)
     assert head.startswith(b"Status: 201 Created\r\n")
     assert (seen["SCRIPT_NAME"], seen["PATH_INFO"]) == (repr(script_name), repr(wanted))
-    # The plain handler believes the server.
+    # The plain handler trusts the server.
     assert run_cgi(wsgi.package, "CGIHandler", b"", request)[1]["PATH_INFO"] == repr(path_info)
 
 
@@ -331,7 +331,7 @@ def how(request: pytest.FixtureRequest, leg: str) -> str:
 
 
 def swapped(how: str, script: Path, text: str) -> list[str]:
-    """The arguments that run the program on our modules: unchanged, or with one line put first."""
+    """The arguments that run the program with our modules: unchanged, or with one line added at the start."""
     script.write_text(INSTALL + text if how == "install" else text, encoding="utf-8")
     return ["-m", "fastwsgi.swap", str(script)] if how == "swap" else [str(script)]
 

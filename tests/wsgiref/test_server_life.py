@@ -1,4 +1,4 @@
-"""The life of a server: start, stop, one request at a time, kinds of sockets, TLS, signals, forks."""
+"""The life of a server: start, stop, single requests, kinds of sockets, TLS, signals, forks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 class Echo:
-    """An application that answers with the body or, without one, the URL scheme; it counts."""
+    """An application that answers with the body or, without one, the URL scheme; it counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -57,7 +57,7 @@ class Echo:
 
 @pytest.fixture
 def make(wsgi: SimpleNamespace, lane: bool) -> Callable[..., Any]:
-    """make_server() with defaults, and no log."""
+    """make_server() with defaults and without a log."""
 
     def make(application: Any = hello, server: Any = None, host: str = "127.0.0.1", **attributes: Any) -> Any:
         attributes.setdefault("log_message", lambda self, *args: None)
@@ -78,7 +78,7 @@ def in_time(action: Callable[[], Any], bound: float) -> Any:
 
 
 def looping(server: Any) -> AbstractContextManager[Any]:
-    """serve_forever() in a thread, ended by shutdown(), which must be prompt. The server isn't closed."""
+    """Run serve_forever() in a thread; end it by shutdown(), which must be quick. The server isn't closed."""
     return serving(server, poll_interval=0.5, bound=5, closes=False)
 
 
@@ -254,7 +254,7 @@ def test_handle_request_returns_when_nobody_comes(
 
 @pytest.mark.shared
 def test_handle_request_without_waiting(make: Any) -> None:
-    """timeout = 0: what has come is answered."""
+    """With timeout = 0, a request that has arrived is answered."""
     with make() as server:
         server.timeout = 0
         in_time(server.handle_request, 5)
@@ -269,7 +269,7 @@ def test_handle_request_without_waiting(make: Any) -> None:
 def test_handle_request_waits_for_no_idle_client(make: Any, first: bytes) -> None:
     with make() as server, connect(server.server_address, first), connect(server.server_address):
         server.timeout = 0.1
-        in_time(server.handle_request, 5)  # nobody has sent a request
+        in_time(server.handle_request, 5)  # no client has sent a request
         server.timeout = TIMEOUT
         with connect(server.server_address, GET) as connection:
             in_time(server.handle_request, 5)
@@ -289,7 +289,7 @@ def test_a_select_loop_of_ones_own(make: Any) -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize("why", ["a hook raises", "the client has gone", "the request is bad", "it is refused"])
 def test_handle_request_returns_whatever_became_of_it(wsgi: SimpleNamespace, make: Any, why: str) -> None:
-    """A program that waits for one request mustn't be left waiting for another."""
+    """A program that waits for one request must not have to wait for another."""
     failures: list[Any] = []
 
     class Server(wsgi.simple_server.WSGIServer):
@@ -323,13 +323,13 @@ def test_handle_request_returns_whatever_became_of_it(wsgi: SimpleNamespace, mak
 
 def test_shutdown_is_prompt_and_the_server_may_serve_again(make: Any) -> None:
     with make() as server:
-        with looping(server):  # which bounds the time of shutdown()
+        with looping(server):  # it limits the time of shutdown()
             idle, half, kept = (connect(server.server_address, data) for data in (b"", b"GET / HT", KEEPING))
             assert kept.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
         for connection in (idle, half, kept):
             with connection, contextlib.suppress(ConnectionResetError):
                 assert connection.recv(1) == b""
-        # It still listens: who comes now, is answered when it serves again.
+        # The socket still listens: a client that connects now is answered when the server serves again.
         with connect(server.server_address, GET) as waiting:
             assert select.select([waiting], [], [], 0)[0] == []
             with looping(server):
@@ -340,7 +340,7 @@ def test_shutdown_is_prompt_and_the_server_may_serve_again(make: Any) -> None:
 
 
 def test_nobody_is_accepted_while_it_stops(make: Any) -> None:
-    """While a client still reads its answer, others come: they are left to who serves next."""
+    """Clients that connect while another still reads its answer wait for the next server."""
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
@@ -365,7 +365,7 @@ def test_nobody_is_accepted_while_it_stops(make: Any) -> None:
 
 
 def test_the_port_can_be_bound_again_at_once(wsgi: SimpleNamespace, make: Any) -> None:
-    """Although the server closed the connection, and so has it in TIME_WAIT."""
+    """It works although the server has closed the connection first, so that it is in TIME_WAIT."""
     server = make()
     with server, looping(server):
         connection = connect(server.server_address, KEEPING)
@@ -390,7 +390,7 @@ def test_shutdown_from_a_thread_of_the_application(make: Any) -> None:
 
 @pytest.mark.shared
 def test_closed_before_it_is_shut_down(make: Any) -> None:
-    """In the wrong order, as many programs do it: nothing raises."""
+    """Many programs use this wrong order; nothing raises."""
     server = make()
     with looping(server):
         with connect(server.server_address, GET) as connection:
@@ -442,16 +442,16 @@ server.server_close()
 @posix
 @pytest.mark.shared
 def test_an_interrupt_while_it_serves(wsgi: SimpleNamespace) -> None:
-    """serve_forever() raises it, and has closed whatever it opened."""
+    """serve_forever() raises it, and has closed everything that it opened."""
     args = ["-W", "error", "-X", "dev", "-c", INTERRUPTED, wsgi.package]
     with contextlib.ExitStack() as stack, running(
         args, r"port (?P<port>\d+)", environment=program_environment()
     ) as program:
-        if wsgi.package == "fastwsgi":  # wsgiref would wait for this one
+        if wsgi.package == "fastwsgi":  # wsgiref would wait for this connection
             kept = stack.enter_context(connect(program.address))
             kept.sendall(KEEPING)
             assert b"200 OK" in kept.recv(65536)
-        assert b"Hello world!" in exchange(program.address, GET)  # and then it's in the middle of no request
+        assert b"Hello world!" in exchange(program.address, GET)  # then no request is in progress
         program.process.send_signal(signal.SIGINT)
         program.process.wait(TIMEOUT)
     assert program.status == 0, program.stderr
@@ -463,7 +463,7 @@ def test_an_interrupt_while_it_serves(wsgi: SimpleNamespace) -> None:
 
 
 def forked(server: Any) -> int:
-    """A child that serves until SIGTERM, and then stops as a program does."""
+    """A child process that serves until SIGTERM, and then stops normally."""
     pid = os.fork()
     if not pid:
         try:
@@ -497,7 +497,7 @@ def test_listening_in_the_parent_and_serving_in_a_child(make: Any) -> None:
                 assert int(read_all(connection).rpartition(b"\n")[2]) == child
         finally:
             ended(child)
-        # The parent's own turn: nothing of its socket was changed for it.
+        # Now the parent serves: the child hasn't changed its socket.
         with connect(server.server_address, GET) as connection:
             server.timeout = TIMEOUT
             server.handle_request()
@@ -507,7 +507,7 @@ def test_listening_in_the_parent_and_serving_in_a_child(make: Any) -> None:
 @posix
 @may_fork_beside_threads
 def test_two_children_on_one_socket(make: Any) -> None:
-    """When one stops, the other goes on; neither waits in accept() while it has clients."""
+    """When one stops, the other continues; neither blocks in accept() while it has clients."""
     with make(pid_application) as server:
         children = [forked(server), forked(server)]
         try:
@@ -536,7 +536,7 @@ def test_two_children_on_one_socket(make: Any) -> None:
 def tls(
     request: pytest.FixtureRequest, wsgi: SimpleNamespace, lane: bool
 ) -> Iterator[SimpleNamespace]:
-    """A TLS server of an Echo, and what connects to it."""
+    """A TLS server of an Echo, and a function that connects to it."""
     module, application, logged = wsgi.simple_server, Echo(), []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
@@ -565,7 +565,7 @@ def tls(
 
 
 def test_tls(tls: SimpleNamespace) -> None:
-    """Small and large, one after the other, on one connection where it is kept."""
+    """Small and large requests, one after the other, on one connection if it is kept."""
     with serving(tls.server):
         connection = tls.connection()
         connection.request("GET", "/")
@@ -601,7 +601,7 @@ def test_a_client_that_shakes_no_hands_blocks_nobody(tls: SimpleNamespace, begun
 
 
 def test_handle_request_over_tls(tls: SimpleNamespace) -> None:
-    """One request, whoever else has connected; who shakes no hands, isn't waited for."""
+    """It answers one request; a client that never completes its handshake doesn't delay it."""
     server, answers = tls.server, []
 
     def ask() -> None:
@@ -624,7 +624,7 @@ def test_handle_request_over_tls(tls: SimpleNamespace) -> None:
 
 @pytest.mark.shared
 def test_hooks_see_the_tls_socket(tls: SimpleNamespace) -> None:
-    """Of which programs ask the client's certificate or the cipher."""
+    """Programs read the client's certificate or the cipher from it."""
     seen: list[Any] = []
 
     class Server(type(tls.server)):  # type: ignore[misc]
@@ -649,7 +649,7 @@ def test_hooks_see_the_tls_socket(tls: SimpleNamespace) -> None:
 
 
 def test_an_application_may_ask_for_another_request(make: Any) -> None:
-    """handle_request() within a request: the classic path answers the other, and each client gets its own."""
+    """handle_request() inside of a request: the classic path answers the other one, and each client gets its answer."""
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         if environ["PATH_INFO"] == "/outer":
@@ -681,7 +681,7 @@ def test_a_server_that_serves_serves_once(make: Any) -> None:
 
 @pytest.mark.shared
 def test_the_last_request_closes_the_server(make: Any) -> None:
-    """As a callback for a login does; its answer arrives."""
+    """As in a callback for a login; the answer still arrives."""
 
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         server.server_close()
@@ -694,7 +694,7 @@ def test_the_last_request_closes_the_server(make: Any) -> None:
 
 
 def test_accept_may_fail(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Linux reports there what the network did to a connection, EPERM of a firewall among it."""
+    """On Linux, accept() reports network errors of a connection, such as a firewall's EPERM."""
     failures = [PermissionError(1, "Operation not permitted")]
     accept = socket.socket._accept  # type: ignore[attr-defined]
 

@@ -1,4 +1,4 @@
-"""The short cut through stock handlers against the hooks it leaves out, on generated applications."""
+"""Compare the shortcut for handlers without overridden hooks with the hooks, on generated applications."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Named(SimpleHandler):
 
 
 class ByHooks(Named):
-    """The same, but one hook is overridden, so that all of them are called."""
+    """The same handler with one hook overridden, so that all hooks are called."""
 
     def get_scheme(self) -> str:
         return super().get_scheme()
 
 
 class ClosingMixin:
-    """Notes what a subclass's close() sees, as the server's handler does for the log."""
+    """Records the state in a subclass's close(), as the server's handler does for the log."""
 
     seen: Any = None
 
@@ -51,7 +51,7 @@ class ClosingByHooks(ClosingMixin, ByHooks):
 
 
 class Body:
-    """An iterable with a close() that may fail, and perhaps a length."""
+    """An iterable with a close() that may fail, and optionally a length."""
 
     def __init__(self, blocks: Iterator[Any], log: list[str], fails: bool) -> None:
         self.blocks, self.log, self.fails = blocks, log, fails
@@ -101,7 +101,7 @@ KINDS = st.sampled_from(["list", "list", "tuple", "iterator", "generator", "body
 
 
 class Script:
-    """An application that does what it is told, with fresh objects on each run."""
+    """An application that follows a script, with new objects in each run."""
 
     def __init__(self, before: Any, steps: Any, kind: str, fails: bool) -> None:
         self.before, self.steps, self.kind, self.fails = before, steps, kind, fails
@@ -154,7 +154,7 @@ class Script:
 
 
 def observe(handler_class: type[SimpleHandler], *script: Any) -> dict[str, Any]:
-    """Run a script; all that can be seen of it."""
+    """Run a script; return everything that can be observed."""
     application = Script(*script)
     stdout, stderr = io.BytesIO(), io.StringIO()
     handler = handler_class(io.BytesIO(), stdout, stderr, {"SERVER_PROTOCOL": "HTTP/1.1"})

@@ -24,7 +24,7 @@ def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
 
 
 def echo(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """The request's own keys, a line each."""
+    """Answer with the request's own keys, one line each."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     names = [name for name in environ if name.isupper() and not name.startswith(("PYTEST", "PATH=", "LC_"))]
     return ["\n".join(f"{name}={environ[name]}" for name in names).encode("latin-1")]
@@ -36,7 +36,7 @@ def environ_of(answer: bytes) -> dict[str, str]:
 
 
 class Quiet:
-    """Keeps the log lines."""
+    """A handler that stores the log lines."""
 
     lines: list[str]
 
@@ -242,7 +242,7 @@ def test_get_environ_get_stderr_and_versions_are_hooks(make: Any) -> None:
 
 
 def test_a_handler_that_keeps_the_connection(make: Any, wsgi: SimpleNamespace) -> None:
-    """As Django's does: its own loop over requests, with parse_request and a ServerHandler of its own."""
+    """As Django's does: it has its own loop over requests, with parse_request() and its own ServerHandler."""
 
     class Keeping:
         protocol_version = "HTTP/1.1"
@@ -311,7 +311,7 @@ def test_expect_100(wsgi: SimpleNamespace) -> None:
 
 
 def test_only_the_head_is_read(wsgi: SimpleNamespace) -> None:
-    """Whatever the stream can do: peek, or only readline."""
+    """The stream may have peek() or only readline()."""
     head = b"PUT / HTTP/1.0\r\nA: b\r\n\r\n"
     for stream in (io.BytesIO(head + b"\r\n\r\nbody"), io.BufferedReader(io.BytesIO(head + b"\r\n\r\nbody"))):
         handler_class = wsgi.simple_server.WSGIRequestHandler
@@ -330,7 +330,7 @@ def test_threading_mix_in(make: Any, wsgi: SimpleNamespace) -> None:
         pass
 
     server = make(server_class=Threaded)
-    with serving(server) as address, connect(address):  # an idle connection blocks nobody
+    with serving(server) as address, connect(address):  # an idle connection doesn't block other clients
         assert fetch(address, "/").body == b"Hello, world!"
         server.daemon_threads = True
         server.block_on_close = False
@@ -469,7 +469,7 @@ def test_headers_may_be_deleted(wsgi: SimpleNamespace) -> None:
 
 
 class FakeSocket:
-    """Only what a handler called by hand needs of one: a file to read, and a list of what is sent."""
+    """The part of a socket that a handler needs: a file to read, and a list of the sent octets."""
 
     def __init__(self, request: bytes) -> None:
         self.request = request
@@ -491,7 +491,7 @@ def test_a_socket_that_only_makes_files_and_sends(make: Any) -> None:
 
 
 def test_a_request_made_by_hand_needs_no_host(make: Any) -> None:
-    """As programs test their handlers; a client's request needs one (RFC 9112 section 3.2)."""
+    """Programs test their handlers in this way. A client's request needs a Host (RFC 9112 section 3.2)."""
     fake = FakeSocket(b"GET / HTTP/1.1\r\n\r\n")
     with make() as server:
         server.RequestHandlerClass(fake, ("127.0.0.1", 1), server)
@@ -530,7 +530,7 @@ BAD_REQUESTS = {
 @pytest.mark.parametrize("arrival", ["whole", "byte by byte", "with trailing data"])
 @pytest.mark.parametrize("case", BAD_REQUESTS)
 def test_a_bad_request(make: Any, case: str, arrival: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Answered with its status and no traceback, the application not called, the connection closed."""
+    """It is answered with its status and no traceback; the application isn't called, the connection is closed."""
     request, status = BAD_REQUESTS[case]
     called: list[Any] = []
     server = make(lambda environ, start_response: called.append(environ))

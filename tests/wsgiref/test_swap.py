@@ -29,7 +29,7 @@ def ours(name: str) -> ModuleType:
 
 
 def wsgiref_now() -> dict[str, object]:
-    """Everything that install() may touch: the modules, and the package's attributes of their names."""
+    """Everything that install() may change: the modules, and the package's attributes with their names."""
     package = importlib.import_module("wsgiref")
     state: dict[str, object] = {}
     for name in MODULES:
@@ -41,7 +41,7 @@ def wsgiref_now() -> dict[str, object]:
 
 @pytest.fixture(params=["nothing imported before", "everything imported before"])
 def before(request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
-    """The state of wsgiref before the test, in both variants; it is put back whatever happens."""
+    """The state of wsgiref before the test, in both variants; it is always restored."""
     package = importlib.import_module("wsgiref")
     with pytest.MonkeyPatch.context() as patch:
         for name in MODULES:
@@ -51,7 +51,7 @@ def before(request: pytest.FixtureRequest) -> Iterator[dict[str, object]]:
             for name in MODULES:
                 if name != "types" or sys.version_info >= (3, 11):
                     module = importlib.import_module(f"wsgiref.{name}")
-                    # Both are set by the import; said again, so that patch takes them back.
+                    # The import sets both; set them again, so that patch restores them.
                     patch.setitem(sys.modules, f"wsgiref.{name}", module)
                     patch.setattr(package, name, module)
         state = wsgiref_now()
@@ -154,7 +154,7 @@ def test_uninstall_copes_with_what_was_changed_meanwhile(before: dict[str, objec
 
 @pytest.fixture
 def python(tmp_path: Path) -> Python:
-    """Runs the interpreter with the given arguments in a directory of the test's own."""
+    """Run the interpreter with the given arguments in the test's directory."""
     environ = {**os.environ, "PYTHONPATH": str(Path(fastwsgi.__file__).parent.parent)}
     environ.pop("PYTHONSAFEPATH", None)
 

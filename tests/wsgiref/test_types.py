@@ -88,9 +88,9 @@ def test_a_type_checker_takes_ours_for_theirs_and_theirs_for_ours(tmp_path: Path
     ]
     source = tmp_path / "crosswise.py"
     source.write_text(CROSSWISE.format(assignments="\n".join(functions)))
-    # 3.11 whatever runs this: there is no wsgiref.types to compare with before.
+    # Always 3.11: older versions have no wsgiref.types to compare with.
     errors = mypy(tmp_path, "--python-version=3.11", source)
-    # The last line of the source is there to be refused: it proves that the types were seen at all.
+    # The last line of the source must be refused, which proves that mypy has used the types.
     last_line = len(source.read_text().splitlines())
     assert len(errors) == 1, errors
     assert f"crosswise.py:{last_line}: error: Incompatible types in assignment" in errors[0]

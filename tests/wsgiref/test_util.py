@@ -251,7 +251,7 @@ def test_public_names() -> None:
 
 
 def outcome(function: Callable[..., object], environ: Environ, *args: object) -> tuple[object, ...]:
-    """What a call gives or raises, and the environ after it, as something comparable."""
+    """The result or exception of a call, and the environ after it, in comparable form."""
     environ = dict(environ)
     try:
         result: tuple[object, ...] = ("returned", function(environ, *args))
@@ -266,7 +266,7 @@ def outcome(function: Callable[..., object], environ: Environ, *args: object) ->
 
 
 texts = st.text(max_size=8)
-# Mostly what decides something in a path, with letters that must be quoted, or can't be.
+# Mostly characters with a meaning in a path, and characters that must or can't be quoted.
 paths = st.one_of(
     st.text(alphabet="//..ab~;=,%- \xe4\u2603\0\n\ud800", max_size=12),
     st.lists(st.sampled_from(["", ".", "..", "a", "b.c", ".d", "\xe4"]), max_size=6).map("/".join),
@@ -289,7 +289,7 @@ environs = st.fixed_dictionaries(
         "wsgi.input": st.just("body"),
     },
 )
-# So that more than a few of the generated environs get as far as their paths.
+# So that most of the generated environs are valid up to their paths.
 addressed_environs = environs.map(
     lambda environ: {"wsgi.url_scheme": "http", "SERVER_NAME": "a", "SERVER_PORT": "80", **environ}
 )

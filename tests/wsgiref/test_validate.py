@@ -32,7 +32,7 @@ REQUIRED_KEYS = (
 
 
 def good_environ(**changes: object) -> Environ:
-    """An environ that breaks no rule, with *changes*; a value of ``...`` takes its key away."""
+    """A valid environ with *changes*; a value of ``...`` removes its key."""
     environ: Environ = {
         "REQUEST_METHOD": "GET",
         "SERVER_NAME": "localhost",
@@ -424,7 +424,7 @@ def test_rules_hold_under_python_optimised(wsgi: SimpleNamespace) -> None:
 
 
 class Stream:
-    """A wsgi.input and wsgi.errors that returns what it is told to and remembers how it was called."""
+    """A wsgi.input and wsgi.errors that returns given values and records its calls."""
 
     def __init__(self, answer: object = b"") -> None:
         self.answer = answer
@@ -597,7 +597,7 @@ def test_iterator_wrapper_wants_start_response_before_the_first_block(wsgi: Simp
     )
     calls.append(None)
     assert next(wrapper) == b"b"
-    calls.clear()  # looked at once only
+    calls.clear()  # checked only once
     assert next(wrapper) == b"c"
     wrapper.close()
 
@@ -605,7 +605,7 @@ def test_iterator_wrapper_wants_start_response_before_the_first_block(wsgi: Simp
 @pytest.mark.shared
 def test_iterator_wrapper_that_nobody_closed(wsgi: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     wrapper = wsgi.validate.IteratorWrapper([], None)
-    # By hand, so that it doesn't depend on when the garbage collector runs and what it does with errors.
+    # Call it directly, so that the test doesn't depend on the garbage collector and its handling of errors.
     fails(wrapper.__del__, "Iterator garbage collected without being closed")
     assert capsys.readouterr().err == "Iterator garbage collected without being closed"
     wrapper.close()
@@ -665,7 +665,7 @@ def test_validated_call(wsgi: SimpleNamespace) -> None:
         (wsgi.validate.InputWrapper, wsgi.validate.ErrorWrapper),
         ("500 Oops", [("Content-Type", "text/plain")], exc_info),
     ]
-    # In place, as a server or middleware that keeps the environ sees it.
+    # In place, as a server or middleware sees it that keeps the environ.
     assert environ["wsgi.input"].input is stream
     assert environ["wsgi.errors"].errors is errors
 
@@ -779,7 +779,7 @@ def test_nothing_is_formatted_unless_a_rule_is_broken(wsgi: SimpleNamespace) -> 
 
 
 def outcome(call: Callable[[], object]) -> tuple[object, ...]:
-    """What a call gives or raises and warns of, as something comparable between the two modules."""
+    """The result, exception and warnings of a call, in a form that can be compared between the two modules."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -823,7 +823,7 @@ statuses = st.one_of(
 
 
 class Shape:
-    """A stream of which only the named methods exist."""
+    """A stream with only the named methods."""
 
     def __init__(self, methods: frozenset[str]) -> None:
         vars(self).update(dict.fromkeys(methods))
