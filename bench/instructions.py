@@ -257,7 +257,7 @@ def profile(name: str) -> None:
         print(f"{count / total:6.1%} {count / total * min(rounds):10,.0f}  {function}")
 
 
-# ---- what to compare with ----------------------------------------------------------------------------
+# ---- the reference -----------------------------------------------------------------------------------
 
 
 def reference() -> str:

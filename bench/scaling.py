@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import scaling_heads as scaling_heads  # noqa: PLC0414 - it enters its rows into the table of the parts
+from bench import scaling_heads as scaling_heads  # noqa: PLC0414 - the import adds rows to the table
 from bench import scaling_parts, scaling_servers
 from bench.slopes import LIMIT, Finding, judge, least
 from fastwsgi.bench.machine import as_lines, describe_machine

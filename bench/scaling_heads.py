@@ -166,7 +166,7 @@ def _message(twin: Twin, n: int) -> Work:
     return work
 
 
-# ---- heads on their way in ---------------------------------------------------------------------------
+# ---- heads while they are received -------------------------------------------------------------------
 
 
 @cost("find_head_end: n octets, one at a time", SECTION)

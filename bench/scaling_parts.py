@@ -347,7 +347,7 @@ output_costs("n octets in one piece", lambda n: [bytes(n)])
 output_costs("n octets in pieces of 512", lambda n: [bytes(512)] * (n // 512))
 
 
-# ---- around the server -------------------------------------------------------------------------------
+# ---- logs and proxies --------------------------------------------------------------------------------
 
 
 def proxy_costs(shape: str, fields: tuple[str, ...], make: Callable[[int], bytes]) -> None:

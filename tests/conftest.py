@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-import generated  # noqa: F401 - what it registers has to be there when the command line is read
+import generated  # noqa: F401 - it registers profiles that the command line may name
 from differences import DIFFERENCES
 from surface import MODULES
 

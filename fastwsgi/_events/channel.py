@@ -76,7 +76,7 @@ class PlainChannel:
         self.remote = None
 
 
-if TYPE_CHECKING or accelerator is None:  # noqa: SIM108 - type checkers take an assignment for a variable
+if TYPE_CHECKING or accelerator is None:  # noqa: SIM108 - type checkers treat an assignment as a variable
     Channel = PlainChannel
 else:
     Channel = accelerator.Channel

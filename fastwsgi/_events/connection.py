@@ -713,7 +713,7 @@ class Connection(Channel):
             try:
                 self.server.loop.forget(self)
             finally:
-                try:  # noqa: SIM105 - suppress() takes longer than what is tried
+                try:  # noqa: SIM105 - suppress() takes longer than the call
                     self.sock.close()
                 except OSError:  # the descriptor is closed all the same
                     pass

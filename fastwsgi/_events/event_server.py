@@ -142,7 +142,7 @@ class EventServer:
         """Make a client's socket non-blocking, and wrap it in a TLS socket if the listener is one."""
         sock.setblocking(False)
         if sock.family != getattr(socket, "AF_UNIX", None):
-            try:  # noqa: SIM105 - suppress() takes longer than what is tried
+            try:  # noqa: SIM105 - suppress() takes longer than the call
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:  # the client has left, or the socket has no such option
                 pass
@@ -179,7 +179,7 @@ class EventServer:
         """Write the log lines that a lane has collected."""
         lines = lane.take_log()
         if lines:
-            try:  # noqa: SIM105 - suppress() takes longer than what is tried
+            try:  # noqa: SIM105 - suppress() takes longer than the call
                 self.front.write_log(lines)
             except Exception:  # a log that fails must not end a connection or a thread
                 pass

@@ -156,7 +156,7 @@ class SharedLoop(EventLoop):
         connection.watched = events  # armed when the connection is parked
 
     def forget(self, connection: Connection) -> None:
-        try:  # noqa: SIM105 - suppress() takes longer than what is tried
+        try:  # noqa: SIM105 - suppress() takes longer than the call
             self._shared_poller.forget(connection.fd)
         except (OSError, KeyError, ValueError):  # the application has closed it already
             pass

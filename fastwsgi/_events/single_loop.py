@@ -186,7 +186,7 @@ class SingleLoop(EventLoop):
 
     def forget(self, connection: Connection) -> None:
         if connection.watched:
-            try:  # noqa: SIM105 - suppress() takes longer than what is tried
+            try:  # noqa: SIM105 - suppress() takes longer than the call
                 self.poller.forget(connection.fd)
             except (OSError, KeyError, ValueError):  # the application has closed it already
                 pass

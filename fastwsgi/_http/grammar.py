@@ -84,7 +84,7 @@ KNOWN_FIELDS: Final = (
 )  # fmt: skip
 
 
-class BadRequest(ValueError):  # noqa: N818 - it names the answer, RFC 9110 section 15.5.1
+class BadRequest(ValueError):  # noqa: N818 - named after the answer, RFC 9110 section 15.5.1
     """A request that violates the grammar or a limit, with the status code (int) for the answer.
 
     The reason is fixed text, so that the answer repeats nothing that the client sent.

@@ -72,7 +72,7 @@ class AccessLog:
     Source: Apache's mod_log_config.
     """
 
-    def __init__(self, format: str, stream: Stream) -> None:  # noqa: A002 - the word for it
+    def __init__(self, format: str, stream: Stream) -> None:  # noqa: A002 - the usual word
         self.stream = stream
         template = {"common": COMMON, "combined": COMBINED}.get(format, format)
         #: Whether lines are ``address - - [stamp()] "request line" status size``.

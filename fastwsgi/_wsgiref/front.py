@@ -168,7 +168,7 @@ class ServerFront:
             finally:
                 request.adapter = None  # to avoid a reference cycle
         else:
-            try:  # noqa: SIM105 - suppress() takes longer than what is tried
+            try:  # noqa: SIM105 - suppress() takes longer than the call
                 self.write_log(f'{request.client[0] or "-"} - - [{self.log_time()}] "{line}" {status} {size}\n')
             except Exception:  # a log line that can't be written must not fail the request
                 pass

@@ -28,13 +28,13 @@ from workers import site_environment
 NOT_RUN = {
     "pip install fastwsgi-toolkit": "it asks a package index; test_documents.py looks at the name",
     "pip install .": "tests/release/test_build.py installs the package, in each of its kinds",
-    "systemctl ": "there is no systemd here; test_deployment.py has the units verified, and does what it does",
+    "systemctl ": "systemd isn't running here; test_deployment.py verifies the units, and does what systemd does",
     "apt-get install ": "it changes the machine",
     "python -m pip install bjoern ": "it asks a package index",
     "python -m bench.servers": "it takes half an hour",
     "python -m bench.crowd": "it takes minutes, and ten thousand descriptors",
     "python -m bench.readme": "it changes the README",
-    "python -m bench.instructions": "it takes a minute; test_instructions.py counts what it needs",
+    "python -m bench.instructions": "it takes a minute; test_instructions.py tests the command",
     "python -m bench.production": "it counts instructions, too; test_instructions.py runs its parts",
     "python -m bench.scaling": "it takes two minutes",
 }
@@ -272,7 +272,7 @@ def test_command(runner: Any, command: Command, place: Path, capsys: pytest.Capt
     runner(command, place, capsys)
 
 
-# ---- what programs say -------------------------------------------------------------------------------------
+# ---- the output of programs --------------------------------------------------------------------------------
 
 
 def test_the_line_that_a_service_prints(place: Path) -> None:

@@ -264,7 +264,7 @@ def test_a_long_answer_to_a_fast_reader(start: Any) -> None:
         assert client.get().body == b"".join(b"%04d" % i for i in range(2000))
 
 
-# ---- one after the other ----------------------------------------------------------------------------
+# ---- several requests on a connection ---------------------------------------------------------------
 
 PIPELINE = b"".join([
     b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n",

@@ -31,7 +31,7 @@ start = pytest.fixture(params=ALL_KINDS)(starting)
 start_threads = pytest.fixture(params=THREADED_KINDS)(starting)
 start_alone = pytest.fixture(params=KINDS)(starting)
 
-needs_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full here")
+needs_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 
 
 def raising(error: BaseException) -> Callable[..., Any]:
@@ -45,7 +45,7 @@ def raising(error: BaseException) -> Callable[..., Any]:
 
 #: The reason for a missing temporary file, the status of the answer, and the function that fails.
 NO_ROOM = {
-    "full": (507, lambda: open("/dev/full", "w+b")),  # noqa: SIM115 - the server's to close
+    "full": (507, lambda: open("/dev/full", "w+b")),  # noqa: SIM115 - the server closes it
     "no descriptors": (503, raising(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))),
     "no directory": (503, raising(FileNotFoundError(errno.ENOENT, "no usable temporary directory"))),
 }

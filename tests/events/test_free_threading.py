@@ -42,7 +42,7 @@ def quick_turns() -> Iterator[None]:
 # ---- importing -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not IS_FREE_THREADED, reason="this interpreter has a GIL in any case")
+@pytest.mark.skipif(not IS_FREE_THREADED, reason="this interpreter always has the GIL")
 def test_importing_everything_leaves_the_gil_off() -> None:
     program = """
 import importlib, pkgutil, sys
@@ -56,7 +56,7 @@ print(fastwsgi.implementation, sys._is_gil_enabled())
     assert (done.stdout, done.stderr) == (f"{fastwsgi.implementation} False\n", "")
 
 
-# ---- what is remembered for all ------------------------------------------------------------------------
+# ---- shared caches -------------------------------------------------------------------------------------
 
 
 def test_dates_are_each_threads_own(twin: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_one_file_wrapper_is_read_at_once() -> None:
     assert sorted(map(int, taken)) == list(range(count))
 
 
-# ---- the short cut through handlers --------------------------------------------------------------------
+# ---- the shortcut for handlers -------------------------------------------------------------------------
 
 
 def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -245,7 +245,7 @@ def test_what_was_patched_is_seen_by_all() -> None:
     together(*numbered(run, THREADS))
 
 
-# ---- servers of several threads ------------------------------------------------------------------------
+# ---- servers with several threads ----------------------------------------------------------------------
 
 RESULT = [b"one ", b"result for all"]
 FIELDS = [("Content-Type", "text/plain"), ("Content-Length", str(sum(map(len, RESULT))))]

@@ -398,7 +398,7 @@ def test_any_requests_one_after_the_other(pair: Pair, requests: list[bytes], app
     pair.compare(APPLICATIONS[application], b"".join(requests), "whole")
 
 
-# ---- that there is a lane, and what it leaves to whom --------------------------------------------------
+# ---- which requests take the lane, and which the general path ------------------------------------------
 
 
 def general_requests(server: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -508,7 +508,7 @@ def test_late_calls_do_no_harm(pair: Pair) -> None:
         assert (answer.count(b"answer"), answer.count(b"too late")) == (3, 0)
 
 
-@pytest.mark.skipif(sys.implementation.name == "pypy", reason="every object is left for the collector")
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="only CPython counts references")
 @pytest.mark.parametrize("fast_lane", [True, False])
 def test_an_iterable_that_holds_start_response_goes_with_its_response(fast_lane: bool) -> None:
     """As PEP 3333's application that is a class: no reference cycle is left for the garbage collector."""
@@ -569,7 +569,7 @@ def test_a_log_hook_that_raises(application: str, capsys: pytest.CaptureFixture[
     assert found[0][1] == 2 * (application == "closing")
 
 
-# ---- handing events out ------------------------------------------------------------------------------
+# ---- distributing events -----------------------------------------------------------------------------
 
 
 def channel_of(channel_class: Any, log: list[Any], name: str, error: BaseException | None = None) -> Any:
@@ -622,7 +622,7 @@ def test_what_must_end_the_loop_does(events: SimpleNamespace) -> None:
     assert log == ["a"]
 
 
-# ---- lanes of several threads ------------------------------------------------------------------------
+# ---- the lanes of several threads --------------------------------------------------------------------
 
 
 @pytest.mark.compiled

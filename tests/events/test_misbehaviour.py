@@ -32,7 +32,7 @@ from waiting import wait_until
 start = pytest.fixture(params=ALL_KINDS)(starting)
 
 
-# ---- what applications raise ------------------------------------------------------------------------
+# ---- exceptions of applications ---------------------------------------------------------------------
 
 
 class OwnError(BaseException):
@@ -154,7 +154,7 @@ def test_ctrl_c_ends_serve_forever(ctrl_c: None, kind: str, where: str) -> None:
     assert answers[0].startswith(b"HTTP/1.1 200 " if where == "close()" else b"HTTP/1.1 500 ")
 
 
-# ---- what applications keep -------------------------------------------------------------------------
+# ---- functions that applications keep ---------------------------------------------------------------
 
 
 class Late:
@@ -319,7 +319,7 @@ def test_an_answer_ends_when_what_is_being_sent_of_it_is_sent() -> None:
         write(b"abc")
 
 
-# ---- each request has its line ----------------------------------------------------------------------
+# ---- each request has its log line ------------------------------------------------------------------
 
 
 class Endless:
@@ -437,7 +437,7 @@ def test_an_error_after_the_client_has_left_is_logged(start: Any, log: Log) -> N
     assert log.text().count("LookupError: on purpose") == 1
 
 
-# ---- what two threads do at once --------------------------------------------------------------------
+# ---- two threads at the same time -------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -466,7 +466,7 @@ def test_a_thread_that_writes_while_the_answer_ends(start: Any, way: str, freque
         if environ["PATH_INFO"] == "/":
             return hello(environ, start_response)
         if way == "error":
-            writes.put(lambda data: start_response("200 LATE", [])(data))  # noqa: PLW0108 - start_response() is late, too
+            writes.put(lambda data: start_response("200 LATE", [])(data))  # noqa: PLW0108 - start_response() is late too
             raise LookupError("on purpose")
         write = start_response("200 OK", [])
         writes.put(write)
@@ -511,10 +511,10 @@ def test_a_log_hook_is_too_late_to_answer(start: Any) -> None:
     assert late.refused == 4 + 8 + 12
 
 
-# ---- errors that can't even be looked at -------------------------------------------------------------
+# ---- exceptions that raise when they are formatted ---------------------------------------------------
 
 
-class Notes(Exception):  # noqa: N818 - what is wrong with it
+class Notes(Exception):  # noqa: N818 - named after its fault
     @property
     def __notes__(self) -> Any:
         raise ValueError("can't be read")

@@ -182,7 +182,7 @@ def test_http_1_0_by_the_handler_class(start: Any) -> None:
         assert reply.fields == {}
 
 
-# ---- a Content-Length is a promise ------------------------------------------------------------------
+# ---- a wrong Content-Length -------------------------------------------------------------------------
 
 
 def measured(length: int, blocks: list[bytes], how: str) -> Callable[..., Any]:
@@ -402,7 +402,7 @@ def test_an_answer_that_fails_in_the_middle_never_looks_whole(start: Any, how: s
     assert ("AssertionError" if how == "a str" else "LookupError: on purpose") in capsys.readouterr().err
 
 
-# ---- the checks of the standard, on both sides ------------------------------------------------------
+# ---- the standard's checks of application and server ------------------------------------------------
 
 
 def posted(environ: dict[str, Any], start_response: Any) -> list[bytes]:

@@ -340,7 +340,7 @@ with simple_server.make_server("127.0.0.1", 0, application, Server) as server:
     server.settings = dataclasses.replace(server.settings, **options["settings"])
     if "descriptors" in options:
         import resource
-        # The numbers are given from the lowest on: so many are used already, and what serving itself takes.
+        # Descriptors are assigned from the lowest number on: count those in use, and those that serving needs.
         used = len(os.listdir("/proc/self/fd")) + 2
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (used + options["descriptors"], hard))

@@ -51,7 +51,7 @@ class Overlap:
             self._now -= 1
 
 
-# ---- at a time -----------------------------------------------------------------------------------------
+# ---- calls at the same time ----------------------------------------------------------------------------
 
 
 def test_each_thread_serves_a_client(start: Starter, many_threads: None) -> None:
@@ -155,7 +155,7 @@ def test_an_error_is_one_requests(start: Starter, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err.count("WrongError") >= 4 * (rounds + 1)
 
 
-# ---- what stays in its thread --------------------------------------------------------------------------
+# ---- iterables stay in their thread --------------------------------------------------------------------
 
 
 class Traced:
@@ -306,7 +306,7 @@ def test_a_slow_reader_keeps_its_thread_only(start: Starter) -> None:
             assert sum(map(len, iter(client.chunk, b""))) == 199 * len(BLOCK)
 
 
-# ---- that no event is lost -----------------------------------------------------------------------------
+# ---- no event is lost ----------------------------------------------------------------------------------
 
 #: How many octets the lane receives at a time.
 ROOM = 16384
@@ -504,7 +504,7 @@ def test_the_poller_can_be_shared_everywhere(start: Starter) -> None:
     assert name == ("LeaderPoller" if running.server.settings.poller == "selectors" else "SharedEpoll")
 
 
-@pytest.mark.skipif(not hasattr(socket, "SCM_RIGHTS"), reason="no descriptors in messages here")
+@pytest.mark.skipif(not hasattr(socket, "SCM_RIGHTS"), reason="this platform can't send descriptors in messages")
 def test_a_receive_that_takes_less_than_there_was_costs_a_moment(start: Starter) -> None:
     """On a unix socket, a message with a descriptor ends a receive() early, as if there were no more octets."""
     all_are_busy, may_go_on = threading.Barrier(servers.THREADS + 1), threading.Event()

@@ -238,7 +238,7 @@ def test_documented_values(wsgi: SimpleNamespace) -> None:
     assert wsgi.simple_server.WSGIRequestHandler.protocol_version == "HTTP/1.0"
 
 
-# ---- our classes, compiled or not, do what classes of Python do ----------------------------------------
+# ---- our classes, compiled or not, behave like Python classes ------------------------------------------
 
 MAKE: dict[str, Callable[[SimpleNamespace], Any]] = {
     "Headers": lambda wsgi: wsgi.headers.Headers([("A", "b")]),

@@ -67,7 +67,7 @@ def test_the_pure_wheel_is_for_every_python(sdist: Path, tmp_path: Path) -> None
     assert wrong(wheel, source_files()) == []
 
 
-# ---- the check checks --------------------------------------------------------------------------------
+# ---- the check finds errors --------------------------------------------------------------------------
 
 SOURCE = {"setup.py", "fastwsgi/__init__.py", "fastwsgi/_speedups.pyx", "fastwsgi/py.typed", "tests/test_x.py"}
 INSTALLED = {"fastwsgi/__init__.py", "fastwsgi/py.typed"} | {f"{NAME}-1.0.dist-info/{name}" for name in METADATA}
@@ -154,7 +154,7 @@ def test_an_extension_that_shows_or_needs_too_much_is_wrong(
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="cibuildwheel has no release for Python 3.10")
-@pytest.mark.skipif(sys.implementation.name == "pypy", reason="CPython's legs ask cibuildwheel")
+@pytest.mark.skipif(sys.implementation.name == "pypy", reason="CPython's legs run cibuildwheel")
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_cibuildwheel_builds_for_each_python_on_each_system(system: str) -> None:
     command = ("-m", "cibuildwheel", "--print-build-identifiers", "--platform", system, ROOT)

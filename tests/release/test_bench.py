@@ -265,7 +265,7 @@ def test_a_noisy_machine_is_told() -> None:
 
 
 @pytest.mark.skipif(
-    sys.implementation.name != "cpython" or sys.version_info >= (3, 15), reason="the tests have no matplotlib there"
+    sys.implementation.name != "cpython" or sys.version_info >= (3, 15), reason="no matplotlib for the tests"
 )
 def test_the_chart_has_each_row_and_each_server(tmp_path: Path) -> None:
     from fastwsgi.bench.chart import draw
@@ -529,7 +529,7 @@ def test_a_chart_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 # ---- the README --------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="what compares servers is for POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="the comparison of servers needs POSIX")
 def test_the_readme_shows_the_committed_runs() -> None:
     from bench import readme
 

@@ -232,7 +232,7 @@ def test_the_chooser_hands_on_the_same_names_of_either_twin() -> None:
     for level, target, name in python_imports(SOURCES["_backend"]):
         if level == 1 and target in TWINS:
             chosen.setdefault(target, []).append(name)
-    chosen["_fallback"] = [name for name in chosen["_fallback"] if name in pure_names()]  # not the module in load_pure()
+    chosen["_fallback"] = [name for name in chosen["_fallback"] if name in pure_names()]  # without load_pure()'s module
     assert chosen["_fallback"] == chosen["_speedups"]
     assert set(chosen["_fallback"]) <= set(pure_names())
 

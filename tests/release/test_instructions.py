@@ -252,7 +252,7 @@ def test_saved_counts_have_all_that_ratios_need(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.source
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it asks Linux for another process's CPU time")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux to read another process's CPU time")
 def test_the_cpu_time_of_logs_and_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "client_name", lambda: "the built-in client")
     times = production.measure_times(production.CASES, 2, 0.1)
@@ -267,7 +267,7 @@ def test_the_cpu_time_of_logs_and_proxies(monkeypatch: pytest.MonkeyPatch) -> No
         production.measure_times({"wrong": production.Case(wrong)}, 1, 0.1)
 
 
-# ---- in an environment that the baseline doesn't know --------------------------------------------------
+# ---- in an environment without a baseline --------------------------------------------------------------
 
 
 @pytest.fixture

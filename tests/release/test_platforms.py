@@ -50,7 +50,7 @@ else:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="it has less by itself")
+@pytest.mark.skipif(sys.platform == "win32", reason="this platform lacks them anyway")
 @pytest.mark.parametrize(("face", "threads"), [("make_server", 1), ("serve", 1), ("serve", 4)])
 @pytest.mark.parametrize("platform", LACKS)
 def test_a_platform_with_less(platform: str, face: str, threads: int) -> None:

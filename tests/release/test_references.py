@@ -14,7 +14,7 @@ import pytest
 COUNTS = bool(getattr(sys, "getallocatedblocks", int)())
 pytestmark = [
     pytest.mark.compiled,
-    pytest.mark.skipif(not COUNTS, reason="Python doesn't count, as PYTHONMALLOC=malloc has it"),
+    pytest.mark.skipif(not COUNTS, reason="with PYTHONMALLOC=malloc Python counts no blocks"),
 ]
 
 CALLS = 2000

@@ -66,7 +66,7 @@ def test_fields_of_one_name_are_joined_in_their_order(twin: Any) -> None:
     assert base == {"HTTP_X_B": "base", "HTTP_COOKIE": "base", "CONTENT_TYPE": "base"}
 
 
-# ---- values that a pattern looks at ------------------------------------------------------------------
+# ---- values that are matched by a pattern ------------------------------------------------------------
 
 REFUSED = {
     "spaces in a coding's parameter": (b"Transfer-Encoding: a;" + b" " * SIZE + b",", 400),
@@ -115,7 +115,7 @@ def test_hosts(text: str, is_one: bool) -> None:
     assert is_authority(text) == is_one
 
 
-# ---- answers, and the end ----------------------------------------------------------------------------
+# ---- answers, and stopping ---------------------------------------------------------------------------
 
 
 class TakesSome(io.BytesIO):
@@ -182,7 +182,7 @@ def test_a_server_that_stops_does_not_look_at_all_connections_again_and_again(is
     loop.close()
 
 
-# ---- the judge ---------------------------------------------------------------------------------------
+# ---- the verdicts ------------------------------------------------------------------------------------
 
 SIZES = (25, 100, 400, 1600)
 

@@ -224,7 +224,7 @@ def test_a_log_writes_a_line_for_each_request(clock: Any) -> None:
     assert stream.getvalue() == "".join(line_of("combined", status=status) + "\n" for status in ("200", "404"))
 
 
-# ---- what clients try --------------------------------------------------------------------------------
+# ---- forged lines ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_what_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
         LogFile("")
 
 
-posix = pytest.mark.skipif(os.name == "nt", reason="an open file can't be moved there")
+posix = pytest.mark.skipif(os.name == "nt", reason="an open file can't be renamed on this platform")
 
 
 @posix
@@ -650,7 +650,7 @@ def test_a_line_torn_where_nothing_can_be_taken_back_ends_before_the_next(file: 
         assert pipe.read() == b"torn\nwritten\nwritten\n"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full here")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_no_error_of_the_server(caplog: pytest.LogCaptureFixture) -> None:
     file = LogFile("/dev/full")
     for _ in range(3):

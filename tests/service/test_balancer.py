@@ -31,7 +31,7 @@ RESTARTS = 20 if os.environ.get("FASTWSGI_LONG") == "1" else 5
 MEANWHILE = 20
 
 
-# ---- what is passed on -------------------------------------------------------------------------------
+# ---- forwarded requests ------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=["1", "4"], ids=["one thread", "threads"])
@@ -49,7 +49,7 @@ def behind(request: pytest.FixtureRequest, leg: str, tmp_path: Path) -> Iterator
     assert "Traceback" not in program.stderr
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="it's looked up in /proc")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="reads /proc")
 def test_connections_to_the_socket_are_kept(behind: Workers) -> None:
     """Only the first of many clients' requests opens a connection; nginx reuses it for the others."""
     before = len(_sockets(behind.program.process.pid))

@@ -136,7 +136,7 @@ def test_no_directory(empty_place: Path) -> None:
         open_listeners(["unix:no/s"], environ={})
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="a user who may not do everything")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs a user other than root")
 def test_no_permission(empty_place: Path) -> None:
     empty_place.chmod(0o500)
     with pytest.raises(PermissionError, match="can't bind to unix:s: "):

@@ -35,7 +35,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(options.variable(name), raising=False)
 
 
-# ---- what the files for deployment say -----------------------------------------------------------------
+# ---- the contents of the files -------------------------------------------------------------------------
 
 
 def directive(path: Path, name: str) -> str:
@@ -107,7 +107,7 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-# ---- the files for deployment at work ------------------------------------------------------------------
+# ---- the files in use ----------------------------------------------------------------------------------
 
 SHOP = """
 import json, os, threading

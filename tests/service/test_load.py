@@ -152,7 +152,7 @@ def test_a_module_may_put_another_in_its_place(write: Write) -> None:
     assert load_application("site_k.py:app") is len
 
 
-# ---- what is wrong with the spec ---------------------------------------------------------------------
+# ---- errors in the spec ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_file_takes_no_modules_place(write: Write, name: str) -> None:
     assert sys.path == path
 
 
-# ---- what is wrong with the program ------------------------------------------------------------------
+# ---- errors in the program ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["", ".py"])

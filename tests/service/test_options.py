@@ -53,7 +53,7 @@ def by_flag(name: str, text: str) -> Any:
     return getattr(by_flags(f"{flag(name)}={text}"), name)
 
 
-# ---- what they are -----------------------------------------------------------------------------------
+# ---- the list of options -----------------------------------------------------------------------------
 
 
 def test_all_settings_are_options_with_the_same_defaults_but_one() -> None:
@@ -342,7 +342,7 @@ def test_what_needs_a_certificate(name: str) -> None:
     assert by_flags(flag(name), "x.pem", FASTWSGI_CERTFILE="c.pem").certfile == "c.pem"
 
 
-# ---- which one wins ----------------------------------------------------------------------------------
+# ---- precedence --------------------------------------------------------------------------------------
 
 
 def test_flag_before_variable_before_default() -> None:

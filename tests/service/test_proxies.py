@@ -46,7 +46,7 @@ def client(environ: dict[str, Any]) -> tuple[str, str]:
     return environ["REMOTE_ADDR"], environ["REMOTE_PORT"]
 
 
-# ---- who is believed ---------------------------------------------------------------------------------
+# ---- trusted peers -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_names_of_fields_have_no_case() -> None:
     assert client(environ) == (CLIENT, "")
 
 
-# ---- who the client is -------------------------------------------------------------------------------
+# ---- the client's address ----------------------------------------------------------------------------
 
 # The address of each node, in X-Forwarded-For and in the "for" of Forwarded; None if it has no address.
 NODES = {
@@ -376,7 +376,7 @@ def test_https_agrees_with_the_scheme(scheme: str, proto: str, expected: str | N
     assert (environ["wsgi.url_scheme"], environ.get("HTTPS")) == (proto, expected)
 
 
-# ---- what clients try --------------------------------------------------------------------------------
+# ---- spoofing ----------------------------------------------------------------------------------------
 
 LIES = (
     "X-Forwarded-For: 127.0.0.1",
@@ -512,7 +512,7 @@ def test_fields_that_are_used_stay_as_they_came() -> None:
     assert {name: after[name] for name in names} == {name: before[name] for name in names}
 
 
-# ---- what it costs -----------------------------------------------------------------------------------
+# ---- cost --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("line", LIES)
@@ -604,7 +604,7 @@ def test_no_element_takes_more_than_linear_time(name: str, fields: Sequence[str]
     assert (environ["wsgi.url_scheme"], environ["HTTP_HOST"]) == ("http", "example.com")
 
 
-# ---- anything at all ---------------------------------------------------------------------------------
+# ---- generated fields --------------------------------------------------------------------------------
 
 PIECES = [
     "for=", "proto=", "host=", "by=", "https", "http", "unknown", "_x", "10.0.0.1", "192.0.2.1", "[::1]", ":80", "h.a",

@@ -28,7 +28,7 @@ def path_flag(request: pytest.FixtureRequest, leg: str) -> str:
     return "--fast-lane" if request.param == "lane" else "--no-fast-lane"
 
 
-# ---- the environ, and what proxies say -----------------------------------------------------------------
+# ---- the environ, and the fields of proxies ------------------------------------------------------------
 
 USUAL_KEYS = {
     "REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "REQUEST_URI", "SERVER_NAME", "SERVER_PORT",
@@ -226,7 +226,7 @@ def test_access_log(place: Path, path_flag: str, kind: str, format_: str, thread
             assert re.fullmatch(f"{address} - - {STAMP} {request}{rest}", line), line
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="it's by a signal that the platform hasn't")
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this platform lacks the signal")
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_log_that_was_moved_away_is_opened_anew(place: Path, threads: str) -> None:
     log, old = place / "log", place / "old"

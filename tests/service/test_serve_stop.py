@@ -16,7 +16,7 @@ from programs import handles
 from services import Service, service
 from waiting import TIMEOUT, wait_until
 
-pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="a process can't be looked into")
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc to observe a process")
 
 HELD = b"GET /hold HTTP/1.1\r\nHost: h\r\n\r\n"
 STREAMED = b"GET /stream HTTP/1.1\r\nHost: h\r\n\r\n"

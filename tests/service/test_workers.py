@@ -172,7 +172,7 @@ def test_the_access_log_of_gunicorn(tmp_path: Path, more: tuple[str, ...]) -> No
     assert bad.split("|")[2] == "400"
 
 
-# ---- keeping workers alive, and letting them go ------------------------------------------------------
+# ---- timeouts, restarts and stops --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("more", [(), ("--threads", "2")], ids=["one thread", "two threads"])

@@ -45,7 +45,7 @@ assert folder.parent in {pathlib.Path(sysconfig.get_path(kind)) for kind in ("pu
 """
 
 
-# ---- what should be in them --------------------------------------------------------------------------
+# ---- the expected contents ---------------------------------------------------------------------------
 
 
 def source_files(root: Path = ROOT) -> set[str]:
@@ -79,7 +79,7 @@ def package_files(names: Iterable[str]) -> set[str]:
     return {name for name in names if name.startswith("fastwsgi/") and name.endswith((".py", ".pyi", "/py.typed"))}
 
 
-# ---- what is in them ---------------------------------------------------------------------------------
+# ---- the actual contents -----------------------------------------------------------------------------
 
 
 def wrong(path: Path, source: set[str]) -> list[str]:

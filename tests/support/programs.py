@@ -53,7 +53,7 @@ def handles(pid: int, number: int) -> bool:
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
-# ---- run to its end ----------------------------------------------------------------------------------
+# ---- run a program to its end ------------------------------------------------------------------------
 
 
 def run(
@@ -106,7 +106,7 @@ def curl(*arguments: str) -> bytes:
     return finished.stdout
 
 
-# ---- started and ended -------------------------------------------------------------------------------
+# ---- start a program and end it ----------------------------------------------------------------------
 
 
 class Program:

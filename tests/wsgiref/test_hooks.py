@@ -59,7 +59,7 @@ def telling(names: str) -> Callable[..., list[bytes]]:
     return application
 
 
-# ---- how things are overridden, and noted ------------------------------------------------------------
+# ---- ways to override and to record calls ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ def test_a_client_that_is_refused(
     assert not served
 
 
-# ---- hooks that mean the classic path ----------------------------------------------------------------
+# ---- hooks that need the classic path ----------------------------------------------------------------
 
 
 @pytest.mark.shared
@@ -512,7 +512,7 @@ def test_forking_mix_in(wsgi: SimpleNamespace, make: Any, assert_path: Any) -> N
         assert connection.makefile("rb").read().endswith(b"\r\n\r\nFalse")
 
 
-# ---- what makes the answer: ServerHandler and its bases ----------------------------------------------
+# ---- hooks of the answer: ServerHandler and its bases ------------------------------------------------
 
 
 class Wrapper:

@@ -277,7 +277,7 @@ print("port 1: done")
 """
 
 
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="what it depends on isn't built for PyPy")
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="its dependencies aren't built for PyPy")
 @pytest.mark.shared
 @pytest.mark.parametrize("browser", ["at once", "nobody", "idle first"])
 def test_google_auth_oauthlib(run: Any, browser: str, wsgi: SimpleNamespace) -> None:

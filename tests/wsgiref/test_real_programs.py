@@ -280,7 +280,7 @@ def test_iis_handler_strips_a_duplicated_path(
     assert run_cgi(wsgi.package, "CGIHandler", b"", request)[1]["PATH_INFO"] == repr(path_info)
 
 
-# ---- programs that import wsgiref, on ours ---------------------------------------------------------------
+# ---- programs that import wsgiref, with our modules ------------------------------------------------------
 
 BOTTLE_PROGRAM = """
 import sys

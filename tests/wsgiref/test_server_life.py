@@ -34,7 +34,7 @@ GET = b"GET / HTTP/1.0\r\n\r\n"
 KEEPING = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-linux = pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells it")
+linux = pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux reports it")
 
 
 def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -82,7 +82,7 @@ def looping(server: Any) -> AbstractContextManager[Any]:
     return serving(server, poll_interval=0.5, bound=5, closes=False)
 
 
-# ---- how a server comes to listen --------------------------------------------------------------------
+# ---- how a server starts to listen -------------------------------------------------------------------
 
 
 @pytest.mark.shared
@@ -645,7 +645,7 @@ def test_hooks_see_the_tls_socket(tls: SimpleNamespace) -> None:
     assert seen == [True, True]
 
 
-# ---- what an application does to the server that calls it ---------------------------------------------
+# ---- applications that control their server -----------------------------------------------------------
 
 
 def test_an_application_may_ask_for_another_request(make: Any) -> None:

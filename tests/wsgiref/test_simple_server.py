@@ -182,7 +182,7 @@ def test_headers_is_an_http_message_made_when_looked_at(make: Any) -> None:
 def test_headers_isnt_made_for_nobody(wsgi: SimpleNamespace, make: Any) -> None:
     class Message(http.client.HTTPMessage):
         def __init__(self, *args: Any) -> None:
-            raise AssertionError("nobody looked at it")
+            raise AssertionError("no code may read it")
 
     with serving(make(hello, MessageClass=Message)) as address:
         assert exchange(address, b"GET / HTTP/1.0\r\nX-A: 1\r\n\r\n").endswith(b"Hello, world!")
@@ -601,7 +601,7 @@ def test_the_application_that_fails(make: Any, capsys: pytest.CaptureFixture[str
     assert server.RequestHandlerClass.lines == ['"GET / HTTP/1.0" 500 59']
 
 
-@pytest.mark.skipif(sys.version_info < (3, 15), reason="a plain attribute before")
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="a plain attribute before Python 3.15")
 def test_version_is_deprecated(wsgi: SimpleNamespace) -> None:
     with pytest.warns(DeprecationWarning, match="'__version__' is deprecated and slated for removal") as caught:
         assert wsgi.simple_server.__version__ == "0.2"
