@@ -2,9 +2,9 @@
 #
 # A simple request arrives in one receive(), with its body. Its head is HTTP/1.1 or 1.0 in origin-form, with one plain
 # Host, at most one plain Connection and one plain Content-Length, no Transfer-Encoding and no Expect. Any other request
-# goes to the general path as it was received. If the application returns a list or tuple of bytes, or an iterator, the
-# answer is sent from here. For any other answer, and for a slow client, the general path continues where this code
-# stops.
+# goes, as it was received, to the general path: the Python code for every kind of request. If the application returns a
+# list or tuple of bytes, or an iterator, the answer is sent from here. For any other answer, and for a slow client, the
+# general path continues where this code stops.
 
 cdef extern from *:
     """

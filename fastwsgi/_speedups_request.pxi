@@ -185,7 +185,7 @@ cdef inline object with_value(object values, Octets data, Field* field):
 
 
 cdef inline object latin1(Octets text, Py_ssize_t size):
-    """The octets as a str. ASCII is copied in words, except short text, of which CPython shares the strings."""
+    """The octets as a str. ASCII is copied in words, except short text, because CPython shares such strings."""
     cdef uint64_t word, high = 0
     cdef unsigned char* at
     cdef Py_ssize_t i = 0

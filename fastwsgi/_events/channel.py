@@ -1,4 +1,4 @@
-"""The base class of a connection: with the compiled accelerator it answers most requests without Python code."""
+"""The base class of a connection: with the accelerator it answers most requests in compiled code."""
 
 from __future__ import annotations
 

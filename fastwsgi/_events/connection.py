@@ -91,7 +91,7 @@ class ConnectionLoop(Protocol):
         """Call on_event() when the socket is ready for one of these events."""
 
     def forget(self, connection: Connection) -> None:
-        """Stop to serve a connection, which is about to close its socket."""
+        """Stop serving a connection, which is about to close its socket."""
 
 
 class Answer(Protocol):

@@ -1,6 +1,6 @@
-"""The types of what the event-driven server needs from its front: the part that differs between its two users.
+"""Types for a front: the object that connects the event-driven server to simple_server or to serve().
 
-There are two fronts. The one in ``_wsgiref`` calls the hooks of a ``WSGIServer`` and its handler class; the one in
+There are two fronts. The one in ``_wsgiref`` calls the hooks of a ``WSGIServer`` and its handler class. The one in
 ``_service`` has no hooks.
 """
 
@@ -26,7 +26,7 @@ class HasApplication(Protocol):
 
 
 class Front(ResponseFront, Protocol):
-    """What connects the server to its user, for one listening socket."""
+    """Connects the event-driven server to simple_server or serve(), for one listening socket."""
 
     @property
     def listener(self) -> socket.socket:
