@@ -192,7 +192,7 @@ def test_a_slow_reader_suspends_the_iterator_and_blocks_nobody(start: Any) -> No
             lambda: any(each.is_full() and not wait_for(each.sock, WRITE, 0.05) for each in running.connections)
         )
         taken = result.taken
-        assert taken * len(BLOCK) < 1 << 25  # the output's limit, and what the kernel holds
+        assert taken * len(BLOCK) < 1 << 25  # the output's limit, and the kernel's buffers
         for _ in range(20):
             assert other.get().body == b"abc"
         assert result.taken == taken

@@ -44,7 +44,7 @@ def test_environ_has_the_request_and_nothing_else(place: Path, path_flag: str, t
         Client(running.address) as client,
     ):
         port = client.sock.getsockname()[1]
-        for _ in range(3):  # of which the last is made of what is remembered
+        for _ in range(3):  # the lane makes the last one from its memo
             environ = environ_of(client)
             assert set(environ) == USUAL_KEYS
         assert environ["REMOTE_PORT"] == str(port)
@@ -97,7 +97,7 @@ def test_trusted_claims_are_applied(place: Path, path_flag: str, kind: str) -> N
         Client(running.address) if kind == "tcp" else Client(place / "socket") as client,
     ):
         said = "X-Forwarded-For: 192.0.2.9, 192.0.2.1", "X-Forwarded-Proto: https"
-        for _ in range(3):  # of which the last is made of what is remembered
+        for _ in range(3):  # the lane makes the last one from its memo
             environ = environ_of(client, *said)
             assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("192.0.2.1", "")
             assert (environ["wsgi.url_scheme"], environ["SERVER_PORT"]) == ("https", "443")
