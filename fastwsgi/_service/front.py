@@ -136,7 +136,7 @@ class ServiceFront:
         self.log_error(request, "code %d, message %s", error.status, phrase)
         try:
             self.log_request(request, str(error.status), 0)
-        except BaseException:  # no log may cost a client its answer
+        except BaseException:  # a log that fails must not prevent the answer
             self.handle_error(request.sock, request.address)
         return answer
 

@@ -122,7 +122,7 @@ class ServerFront:
         if self.has_environ_hooks:
             handler = self._adapter(request)
             environ: WSGIEnvironment = handler.get_environ()
-            # What a hook may have set.
+            # A hook may have changed these.
             request.is_persistent = not handler.close_connection
             request.method, request.version = handler.command, handler.request_version
         else:
@@ -161,7 +161,7 @@ class ServerFront:
 
     def log_request(self, request: Request, status: str, size: int) -> None:
         line = request.line
-        # Another hook may have changed a handler that was made for it, and log_message() escapes these characters.
+        # If another hook got a handler, it may have changed it; and log_message() escapes these characters.
         if self.has_log_hooks or request.adapter is not None or "\\" in line or not line.isprintable():
             try:
                 self._adapter(request).log_request(status, size)

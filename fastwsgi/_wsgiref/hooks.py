@@ -30,13 +30,13 @@ LOG_HOOKS = ("log_request", "log_message", "address_string", "log_date_time_stri
 
 
 class Overridden(NamedTuple):
-    """What a program overrides of the hooks and attributes that the event-driven server uses."""
+    """The overridden hooks that the event-driven server must call."""
 
-    #: How the application is got: get_app().
+    #: Whether get_app() is overridden, which returns the application.
     app: bool
-    #: What goes into each request's environ.
+    #: Whether a hook that changes the environ is overridden.
     environ: bool
-    #: What a log line is made of.
+    #: Whether a hook that makes log lines is overridden.
     log: bool
     #: The value of SERVER_SOFTWARE.
     software: str

@@ -404,9 +404,6 @@ def test_any_requests_one_after_the_other(pair: Pair, requests: list[bytes], app
 def general_requests(server: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list that gets the target of each request on the general path."""
     targets: list[str] = []
-    from fastwsgi._events.connection import Connection
-from fastwsgi._events.lane import teach
-
     take = Connection._take_head
 
     def noting(self: Connection) -> Request | None:

@@ -693,7 +693,7 @@ def test_a_hook_that_raises(
 def test_what_one_hook_sets_another_sees(
     wsgi: SimpleNamespace, make: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A program behind a proxy names its client in get_environ(); the log and the answer go by that."""
+    """A program behind a proxy sets its client in get_environ(); the log and the answer use that."""
 
     class Handler(wsgi.simple_server.WSGIRequestHandler):  # type: ignore[misc, name-defined]
         def get_environ(self) -> Any:
