@@ -316,6 +316,10 @@ cdef int field_flags(list headers, Py_ssize_t* length) noexcept:
                 flags |= HAS_DATE
             elif size == 6 and same_name(name, b"server", 6):
                 flags |= HAS_SERVER
+            elif size == 10 and same_name(name, b"connection", 10) or size == 17 and same_name(
+                name, b"transfer-encoding", 17
+            ):
+                return -1  # added to the list after start_response() has checked it
     return flags
 
 

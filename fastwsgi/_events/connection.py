@@ -174,8 +174,10 @@ class Connection(Channel):
 
         now: the time, if the caller has it already.
         """
-        if state.watches and (self.watched or state.watches != READ):  # a new one is watched after its first turn
-            self.server.loop.watch(self, state.watches)  # first: it may raise
+        events = state.watches
+        # A new connection is watched for READ after its first turn.
+        if events and self.watched != events and (self.watched or events != READ):
+            self.server.loop.watch(self, events)  # first: it may raise
         self.state = state
         self.between_requests = state.for_lane and self.lane is not None
         if state.timeout:
@@ -362,7 +364,7 @@ class Connection(Channel):
             self._look_at_part(buffer, end)
             if end < 0:
                 return None
-        head = bytes(memoryview(buffer)[:end])
+        head = bytes(buffer) if end == len(buffer) else bytes(memoryview(buffer)[:end])
         settings = self.server.settings
         request = parse_head(head, settings.max_request_line, settings.max_fields)
         self.describe(request)

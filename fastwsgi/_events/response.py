@@ -113,34 +113,14 @@ class Response(SimpleHandler):
     never pauses, because an iterable must stay in its thread.
     """
 
-    stdin: Any
+    # Of an instance's own dictionary CPython shares the keys only as long as there are few.
+    __slots__ = (
+        "_blocks", "_bodiless", "_chunked", "_file", "_gate", "_in_body", "_is_empty", "_is_inside", "_is_shut",
+        "_pieces", "_room", "_surplus", "_thread", "client", "context", "ends_with_connection", "finished", "front",
+        "must_reset", "persistent", "request",
+    )  # fmt: skip
 
-    #: Whether the connection can be used for another request after this one.
-    persistent = False
-    #: Whether the answer has ended: the iterable is closed, and the request is logged.
-    finished = False
-    #: Whether the body ends only when the connection is closed.
-    ends_with_connection = False
-    #: Whether the client has part of a body that would look complete if the connection were closed normally.
-    must_reset = False
-    #: The application's context variables, kept apart because others run in this thread while it pauses. None while
-    #: the context is entered.
-    context: Context | None = None
-    _blocks: Iterator[bytes] | None = None
-    _file: Any = None
-    _in_body = False
-    _is_empty = False
-    _bodiless = False
-    _chunked = False
-    _room: int | None = None  # octets that the Content-Length still allows
-    _surplus = False
-    # The application may keep start_response() and write(), and call them at any time, in any thread. Such a call takes
-    # a lock, the gate, which the first call creates. If the gate exists, the answer's own thread takes it too. If not,
-    # that thread sets _is_inside while it writes, and other threads wait until it is cleared.
-    _is_inside = False
-    _gate: threading.RLock | None = None
-    #: Whether calls of the application are refused from now on.
-    _is_shut = False
+    stdin: Any
 
     def __init__(
         self,
@@ -161,9 +141,30 @@ class Response(SimpleHandler):
         self.front = front
         self.request = request
         self.http_version = front.http_version
+        #: Whether the connection can be used for another request after this one.
         self.persistent = request.is_persistent
+        #: Whether the answer has ended: the iterable is closed, and the request is logged.
+        self.finished = False
+        #: Whether the body ends only when the connection is closed.
+        self.ends_with_connection = False
+        #: Whether the client has part of a body that would look complete if the connection were closed normally.
+        self.must_reset = False
+        #: The application's context variables, kept apart because others run in this thread while it pauses. None while
+        #: the context is entered.
+        self.context: Context | None = None
+        self._blocks: Iterator[bytes] | None = None
+        self._file: Any = None
+        self._in_body = self._is_empty = self._bodiless = self._chunked = self._surplus = False
+        self._room: int | None = None  # octets that the Content-Length still allows
         self._pieces: list[bytes] = []
+        # The application may keep start_response() and write(), and call them at any time, in any thread. Such a call
+        # takes a lock, the gate, which the first call creates. If the gate exists, the answer's own thread takes it
+        # too. If not, that thread sets _is_inside while it writes, and other threads wait until it is cleared.
         self._thread = get_ident()
+        self._is_inside = False
+        self._gate: threading.RLock | None = None
+        #: Whether calls of the application are refused from now on.
+        self._is_shut = False
 
     # ---- run, pause, end -----------------------------------------------------------------------------
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from fastwsgi._events.connection import Connection
-from fastwsgi._events.states import State
-from servers import Log
+if TYPE_CHECKING:  # importing fastwsgi chooses the implementation, which the leg has to do first
+    from fastwsgi._events.connection import Connection
+    from fastwsgi._events.states import State
+    from servers import Log
 
 
 @pytest.fixture
 def log(capsys: pytest.CaptureFixture[str]) -> Log:
     """What the servers of this test write to standard error."""
+    from servers import Log
+
     return Log(capsys)
 
 
@@ -23,6 +27,8 @@ Transitions = set[tuple[str, str]]
 @pytest.fixture(autouse=True, scope="session")
 def recorders() -> Iterator[list[Transitions]]:
     """Where to note which states follow which in this process; at the end each pair must be in the table."""
+    from fastwsgi._events.connection import Connection
+
     seen: Transitions = set()
     allowed: Transitions = set()
     recorders = [seen]
