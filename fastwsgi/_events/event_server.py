@@ -83,6 +83,11 @@ class EventServer:
         if settings.fast_lane and self.transport is PLAIN and not front.has_environ_hooks:
             self.lanes = make_lanes(self, threads)
 
+    @property
+    def has_log_hooks(self) -> bool:
+        """Whether a hook makes the log lines, for those who look at a server from outside."""
+        return self.front.has_log_hooks
+
     def give_listener_back(self) -> None:
         """Restore the timeout of the listening socket."""
         if self._listener.fileno() >= 0 and self._listener.gettimeout() != self.listener_timeout:

@@ -104,8 +104,6 @@ class SingleLoop(EventLoop):
                 self._turn(left, one=True)
         finally:
             self.is_running = False
-        for connection in list(self.connections.values()):
-            self._close_idle(connection, False)  # the caller may never serve these clients again
         return True
 
     def _turn(self, timeout: float | None, one: bool = False) -> None:

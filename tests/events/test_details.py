@@ -6,12 +6,13 @@ import gc
 import io
 import json
 import socket
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from clients import GET, Client, connect
+from clients import GET, Address, Client, connect, fetch
 from fastwsgi import simple_server
 from fastwsgi._backend import Request, parse_head
 from fastwsgi._events.loop import EventLoop
@@ -19,6 +20,7 @@ from fastwsgi._events.phases import ASKED_TO_STOP, LAST_REQUESTS, RETIRED, SERVI
 from fastwsgi._http.settings import Settings
 from fastwsgi._service.access_log import AccessLog
 from servers import BLOCK, KINDS, hello, listening_server, of, starting
+from waiting import TIMEOUT, numbered, together
 
 start = pytest.fixture(params=KINDS)(starting)
 POST = b"POST / HTTP/1.1\r\nHost: h\r\n"
@@ -65,6 +67,31 @@ def test_a_client_that_does_not_wait_gets_no_continue(
         running.wait_until(lambda: any(after == "BODY" for _, after in transitions))
         client.send(parts[1])
         assert client.reply("POST").status == 200
+
+
+# ---- handle_request() in a loop ------------------------------------------------------------------------
+
+
+@pytest.mark.shared
+def test_no_request_is_lost_between_two_calls(wsgi: SimpleNamespace) -> None:
+    """Clients that have connected may have sent their request when the call returns that answered another one."""
+    with listening_server(wsgi, hello, None, None) as server:
+
+        def serve() -> None:
+            while statuses.count(200) < 8 * 40:
+                server.handle_request()
+
+        def ask(number: int) -> None:
+            for _ in range(40):
+                statuses.append(fetch(Address(*server.server_address), "/").status)
+
+        statuses: list[int] = []
+        server.timeout = 0.1
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        together(*numbered(ask, 8))
+        serving.join(TIMEOUT)
+    assert statuses == [200] * 8 * 40
 
 
 # ---- nothing is kept ----------------------------------------------------------------------------------
