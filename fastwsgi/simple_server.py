@@ -36,6 +36,7 @@ from ._wsgiref.hooks import (
     SERVER_HOOKS,
     Explanation,
     Overridden,
+    does_nothing,
     methods,
     overridden,
     sets,
@@ -577,10 +578,14 @@ def _inside_of(server: WSGIServer, loop: EventLoop | None = None, threads: int =
 
 def _hooks_of(server: WSGIServer) -> Overridden:
     handler_class: Any = server.RequestHandlerClass
+    is_stock = handler_class.log_request is _STOCK_LOG["log_request"]
+    log, arguments = (handler_class.log_message, 2) if is_stock else (handler_class.log_request, 3)
+    is_silent = does_nothing(log, arguments, more=is_stock)
     return Overridden(
         app=bool(overridden(type(server), _STOCK_APP, server)),
         environ=bool(overridden(handler_class, _STOCK_ENVIRON)) or type(handler_class.server_version) is not str,
-        log=_has_log_hooks(handler_class),
+        log=not is_silent and _has_log_hooks(handler_class),
+        logs=not is_silent,
         software=handler_class.server_version,
     )
 

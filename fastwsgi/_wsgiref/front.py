@@ -43,7 +43,6 @@ class ServerFront:
     begins_with_proxy = False
     is_interruptible = True
     multiprocess = False
-    logs = True
     revise: Callable[[WSGIEnvironment], None] | None = None
     log_line: Callable[[Request, str, int], str] | None = None
 
@@ -80,7 +79,7 @@ class ServerFront:
         """Find out which hooks are overridden now; return whether that has changed."""
         self._seen, self._seen_base = _attributes(self.handler_class), _Base.log_message
         before, self._hooks = self._hooks, self._look()
-        self.has_app_hook, self.has_environ_hooks, self.has_log_hooks, self._software = self._hooks
+        self.has_app_hook, self.has_environ_hooks, self.has_log_hooks, self.logs, self._software = self._hooks
         return self._hooks != before
 
     def is_for(self, server: Any) -> bool:
@@ -160,6 +159,8 @@ class ServerFront:
         return guarded
 
     def log_request(self, request: Request, status: str, size: int) -> None:
+        if not self.logs and request.adapter is None:
+            return
         line = request.line
         # If another hook got a handler, it may have changed it; and log_message() escapes these characters.
         if self.has_log_hooks or request.adapter is not None or "\\" in line or not line.isprintable():

@@ -36,8 +36,10 @@ class Overridden(NamedTuple):
     app: bool
     #: Whether a hook that changes the environ is overridden.
     environ: bool
-    #: Whether a hook that makes log lines is overridden.
+    #: Whether a hook that makes log lines is overridden, and does something.
     log: bool
+    #: Whether requests are logged: a program may override the log with a function that does nothing.
+    logs: bool
     #: The value of SERVER_SOFTWARE.
     software: str
 
@@ -68,6 +70,38 @@ def overridden(cls: type, before: Mapping[str, Any], instance: object = None) ->
     """The names whose values have changed since ``stock()``, in the class or in an instance of it."""
     own = vars(instance) if instance is not None else {}
     return [name for name, value in before.items() if name in own or getattr(cls, name, None) is not value]
+
+
+def _nothing(*args: object) -> None:
+    pass
+
+
+def _documented(*args: object) -> None:
+    """Does nothing either."""
+
+
+_TAKES_ANY = 4  # inspect.CO_VARARGS
+# The code of functions that do nothing, and the place of the constant that they return.
+_NOTHING = {
+    function.__code__.co_code: function.__code__.co_consts.index(None) for function in (_nothing, _documented)
+}
+
+
+def does_nothing(function: object, arguments: int, more: bool) -> bool:
+    """Whether calls of a function do nothing, as its code tells: ``def log_message(self, *args): pass``.
+
+    arguments: how many it is called with at least, by position; more: whether calls may have any number of others.
+    """
+    if type(function) is not FunctionType:
+        return False
+    code = function.__code__
+    place = _NOTHING.get(code.co_code)
+    if place is None or len(code.co_consts) <= place or code.co_consts[place] is not None:
+        return False
+    needed = code.co_argcount - len(function.__defaults__ or ())
+    takes_any = bool(code.co_flags & _TAKES_ANY)
+    takes_enough = takes_any or (not more and code.co_argcount >= arguments)
+    return needed <= arguments and takes_enough and code.co_kwonlyargcount == len(function.__kwdefaults__ or ())
 
 
 def sets(cls: type, name: str, base: type) -> bool:

@@ -14,11 +14,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FunctionType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from clients import connect, exchange, fetch
+from fastwsgi._wsgiref.hooks import does_nothing
 from listening import may_fork_beside_threads
 from servers import listening_server, serving
 from waiting import TIMEOUT
@@ -708,6 +709,76 @@ def test_what_one_hook_sets_another_sees(
     log = capsys.readouterr().err
     assert log.startswith("192.0.2.7 - - [")
     assert '"GET /hidden HTTP/1.0" 200' in log
+
+
+def silent(self: Any, *args: Any) -> None:
+    """Says nothing."""
+
+
+class Quiet:
+    """Functions that do nothing, and such as look so."""
+
+    quiet: ClassVar[list[Any]] = [
+        silent,
+        lambda *args: None,
+        lambda self, template, *args: None,
+        lambda self, *args, **keywords: None,
+        lambda self, template="", *args: None,
+    ]
+    heard: ClassVar[list[Any]] = []
+    others: ClassVar[list[Any]] = [
+        lambda self, *args: Quiet.heard.append(args),
+        lambda self, template, a: None,
+        lambda self, a, b, c, *args: None,
+        lambda self, *args, need: None,
+        lambda self, *args: 5,
+        lambda self, *args: self.nothing,
+        print,
+        property(lambda self: lambda *args: Quiet.heard.append(args)),
+    ]
+
+
+@pytest.mark.parametrize("function", Quiet.quiet)
+def test_a_function_that_does_nothing_is_seen_to(function: Any) -> None:
+    assert does_nothing(function, 2, more=True)
+    assert does_nothing(function, 3, more=False)
+
+
+@pytest.mark.parametrize("function", Quiet.others)
+def test_any_other_function_is_called(function: Any) -> None:
+    assert not does_nothing(function, 2, more=True)
+
+
+def test_a_function_for_just_these_arguments() -> None:
+    assert does_nothing(lambda self, code, size: None, 3, more=False)
+    assert does_nothing(lambda self, code="-", size="-": None, 3, more=False)
+    assert not does_nothing(lambda self, code: None, 3, more=False)
+
+
+@pytest.mark.parametrize("name", ["log_message", "log_request"])
+def test_a_log_that_is_silenced(
+    wsgi: SimpleNamespace, make: Any, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """It costs nothing: no handler is made."""
+    made: list[Any] = []
+
+    class Handler(wsgi.simple_server.WSGIRequestHandler):  # type: ignore[misc, name-defined]
+        def _wrap(self, request: Any) -> None:
+            made.append(request.line)
+            super()._wrap(request)
+
+    setattr(Handler, name, silent)
+    server = make(handler=Handler)
+    with serving(server) as address, connect(address) as client:
+        for _ in range(3):
+            client.sendall(b"GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert client.recv(1000).endswith(b"Hello, world!")
+        assert [line for line in made if line] == []
+        Handler.log_message = Handler.log_request = print  # a program may change its mind
+        client.sendall(b"GET /a?c HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.recv(1000).endswith(b"Hello, world!")
+    assert capsys.readouterr().err == ""
+    assert made[-1] == "GET /a?c HTTP/1.1"
 
 
 @pytest.mark.shared
