@@ -16,7 +16,7 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -303,12 +303,14 @@ class WSGIRequestHandler(BaseHTTPRequestHandler):
         if sys.stderr is None:
             return
         is_plain = _LOG_IS_PLAIN and message.isprintable() and "\\" not in message  # super() escapes other characters
-        line = f"{self.address_string()} - - [{self.log_date_time_string()}] {message}\n" if is_plain else ""
+        # Outside of the try block, because an error of a hook is no error of stderr.
+        client, date = self.address_string(), self.log_date_time_string()
         try:
             if is_plain:
-                sys.stderr.write(line)
+                sys.stderr.write(f"{client} - - [{date}] {message}\n")
             else:
-                super().log_message(format, *args)
+                with _returning(self, address_string=client, log_date_time_string=date):
+                    super().log_message(format, *args)
         except Exception:  # a program may replace stderr by any object
             pass
 
@@ -594,6 +596,20 @@ def _has_log_hooks(handler_class: type) -> bool:
     """Whether a program or http.server changes log lines, so that the handler has to make them."""
     is_patched = BaseHTTPRequestHandler.log_message is not _STOCK_LOG_MESSAGE
     return is_patched or bool(overridden(handler_class, _STOCK_LOG)) or _log_is_coloured()
+
+
+@contextlib.contextmanager
+def _returning(handler: Any, **values: str) -> Iterator[None]:
+    """Make methods of a handler return these values for a while, without a call of the methods that it has."""
+    before = {name: vars(handler)[name] for name in values if name in vars(handler)}
+    for name, value in values.items():
+        setattr(handler, name, lambda value=value: value)
+    try:
+        yield
+    finally:
+        for name in values:
+            delattr(handler, name)
+        vars(handler).update(before)
 
 
 def _log_is_coloured() -> bool:

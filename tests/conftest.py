@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell; our programs would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     leg = config.getoption("--leg")
     if leg == "compiled":
         os.environ.pop("FASTWSGI_PURE", None)

@@ -364,7 +364,7 @@ class Connection(Channel):
             self._look_at_part(buffer, end)
             if end < 0:
                 return None
-        head = bytes(buffer) if end == len(buffer) else bytes(memoryview(buffer)[:end])
+        head = bytes(buffer) if end == len(buffer) else bytes(buffer[:end])
         settings = self.server.settings
         request = parse_head(head, settings.max_request_line, settings.max_fields)
         self.describe(request)

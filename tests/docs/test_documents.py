@@ -105,6 +105,11 @@ def test_the_list_of_files_is_current() -> None:
 
 
 @pytest.mark.source
+def test_the_picture_of_the_states_is_current() -> None:
+    assert text_of(DOCS / "states.svg") == script("states_diagram").picture(), "run python -m docs.states_diagram"
+
+
+@pytest.mark.source
 def test_the_list_of_files_has_each_source_file() -> None:
     listed = {path.relative_to(ROOT).as_posix() for path in script("file_list").source_files()}
     folders = ("fastwsgi/", "tests/", "bench/", "examples/", "docs/")
