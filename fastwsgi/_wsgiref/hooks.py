@@ -81,9 +81,11 @@ def _documented(*args: object) -> None:
 
 
 _TAKES_ANY = 4  # inspect.CO_VARARGS
-# The code of functions that do nothing, and the place of the constant that they return.
+# The code of functions that do nothing, and the place of the constant that they return; None if the instruction names
+# it, as from Python 3.15 on.
 _NOTHING = {
-    function.__code__.co_code: function.__code__.co_consts.index(None) for function in (_nothing, _documented)
+    code.co_code: code.co_consts.index(None) if None in code.co_consts else None
+    for code in (_nothing.__code__, _documented.__code__)
 }
 
 
@@ -95,8 +97,10 @@ def does_nothing(function: object, arguments: int, more: bool) -> bool:
     if type(function) is not FunctionType:
         return False
     code = function.__code__
-    place = _NOTHING.get(code.co_code)
-    if place is None or len(code.co_consts) <= place or code.co_consts[place] is not None:
+    if code.co_code not in _NOTHING:
+        return False
+    place = _NOTHING[code.co_code]
+    if place is not None and (len(code.co_consts) <= place or code.co_consts[place] is not None):
         return False
     needed = code.co_argcount - len(function.__defaults__ or ())
     takes_any = bool(code.co_flags & _TAKES_ANY)
