@@ -15,6 +15,9 @@ PATIENT = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
+# No test fails because a machine is busy.
+settings.register_profile("usual", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("usual")
 settings.register_profile("fuzz", PATIENT, max_examples=int(os.environ.get("EXAMPLES") or 2000))
 settings.register_profile("checked", PATIENT)
 
