@@ -72,7 +72,6 @@ def test_a_client_that_does_not_wait_gets_no_continue(
 # ---- handle_request() in a loop ------------------------------------------------------------------------
 
 
-@pytest.mark.shared
 def test_no_request_is_lost_between_two_calls(wsgi: SimpleNamespace) -> None:
     """Clients that have connected may have sent their request when the call returns that answered another one."""
     with listening_server(wsgi, hello, None, None) as server:
