@@ -67,7 +67,7 @@ class _AccessLog:
         self._logger = logger
 
     def log(self, request: Request, status: str, size: int, port: str) -> None:
-        environ = request.environ
+        environ: dict[Any, Any] | None = request.environ  # an application may have added keys of any type
         if not environ:  # a refused request has none, and an application may have cleared it
             environ = request_environ({}, request, "") if request.method else {"REQUEST_METHOD": "-"}
         environ = {name: value for name, value in environ.items() if isinstance(name, str)}

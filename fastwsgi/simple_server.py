@@ -16,7 +16,7 @@ import socketserver
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -599,7 +599,7 @@ def _has_log_hooks(handler_class: type) -> bool:
 
 
 @contextlib.contextmanager
-def _returning(handler: Any, **values: str) -> Iterator[None]:
+def _returning(handler: Any, **values: str) -> Generator[None]:
     """Make methods of a handler return these values for a while, without a call of the methods that it has."""
     before = {name: vars(handler)[name] for name in values if name in vars(handler)}
     for name, value in values.items():
