@@ -188,6 +188,7 @@ cdef class FastLane:
     cdef unsigned int version
     cdef PyTypeObject* handler_class  # with a front's hooks, or the same again
     cdef unsigned int handler_version
+    cdef object hooks  # the front's, as they were learned
     cdef dict template
     cdef dict hidden
     cdef dict base
@@ -233,11 +234,16 @@ cdef class FastLane:
         self.handler_class = <PyTypeObject*>handler_class
         self.handler_version = VERSION_TAG(self.handler_class)
 
-    def is_current(self):
+    def is_current(self, hooks):
         self.handler_version = VERSION_TAG(self.handler_class)
-        return self.version == VERSION_TAG(self.response_class) and self.base_size == PyDict_GET_SIZE(self.base)
+        return (
+            hooks == self.hooks
+            and self.version == VERSION_TAG(self.response_class)
+            and self.base_size == PyDict_GET_SIZE(self.base)
+        )
 
-    def learn(self, template, hidden):
+    def learn(self, template, hidden, hooks):
+        self.hooks = hooks
         front = self.server.front
         settings = self.server.settings
         self.holder = front.holder
@@ -257,7 +263,7 @@ cdef class FastLane:
         self.file_wrapper = template.get("wsgi.file_wrapper") or ()
         self.hidden = hidden
         self.log_line = front.log_line
-        self.has_log_hooks = front.has_log_hooks and self.log_line is None
+        self.has_log_hooks = front.has_log_hooks
         self.log_time = front.log_time if front.logs and not front.has_log_hooks else None
         self.revise = front.revise
         self.second = -1

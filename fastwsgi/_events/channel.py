@@ -21,15 +21,15 @@ class FastLane(Protocol):
     def unlearn(self) -> None:
         """Close the lane until ``learn()`` is called."""
 
-    def learn(self, template: dict[str, object], hidden: dict[str, object]) -> None:
+    def learn(self, template: dict[str, object], hidden: dict[str, object], hooks: object) -> None:
         """Open the lane.
 
         template: the keys of an environ that no request or client changes; hidden: HTTP_* variables of the process
-        environment, which the fields of a request replace.
+        environment, which the fields of a request replace; hooks: the front's.
         """
 
-    def is_current(self) -> bool:
-        """Whether what the lane has learned holds, after the handler class was changed and no hook of it."""
+    def is_current(self, hooks: object) -> bool:
+        """Whether what the lane has learned holds, after a change of the handler class. hooks: the front's, now."""
         ...
 
     def take_log(self) -> str:

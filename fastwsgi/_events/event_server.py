@@ -165,7 +165,8 @@ class EventServer:
 
     def refresh_lane(self, lane: FastLane) -> None:
         """Update what a lane knows of all requests, after a handler class was changed."""
-        if self.loop.phase < LAST_REQUESTS and (self.front.notice() or not lane.is_current()):
+        self.front.notice()
+        if self.loop.phase < LAST_REQUESTS and not lane.is_current(self.front.hooks):
             teach(lane, self)
         if self.loop.phase >= LAST_REQUESTS:  # another thread may have changed it and closed the lanes meanwhile
             lane.enabled = False

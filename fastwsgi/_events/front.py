@@ -71,9 +71,13 @@ class Front(ResponseFront, Protocol):
     #: are in the common format, or log_request() writes them if has_log_hooks is true.
     log_line: Callable[[Request, str, int], str] | None
 
-    def notice(self) -> bool:
-        """Find out which hooks a program overrides now; return whether that has changed."""
+    @property
+    def hooks(self) -> object:
+        """What ``notice()`` has found out last. An equal value means that nothing has changed."""
         ...
+
+    def notice(self) -> None:
+        """Find out which hooks a program overrides now."""
 
     def get_app(self) -> WSGIApplication:
         """The application."""

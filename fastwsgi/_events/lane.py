@@ -78,4 +78,4 @@ def teach(lane: FastLane, server: LaneServer) -> None:
     if taught is None or taught != (template, hidden):
         server.taught = taught = template, hidden
     # All lanes get the same objects. Their identity tells a lane that it may use the memo of another lane.
-    lane.learn(*taught)
+    lane.learn(*taught, front.hooks)

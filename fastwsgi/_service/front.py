@@ -72,6 +72,7 @@ class ServiceFront:
     has_app_hook = False
     has_environ_hooks = False
     handler_class: type | None = None
+    hooks = None
     is_interruptible = False  # SIGINT has a handler, or this isn't the main thread
     response_class: type[Response] = ServiceResponse
 
@@ -108,8 +109,8 @@ class ServiceFront:
             if access_log.line is not None:
                 self.log_line = self._line
 
-    def notice(self) -> bool:
-        return False
+    def notice(self) -> None:
+        """Do nothing, because there are no hooks."""
 
     def get_app(self) -> WSGIApplication:
         return self.application  # type: ignore[return-value]

@@ -65,7 +65,6 @@ class ServerFront:
         self.listens_again = listens_again
         self.get_app: Callable[[], WSGIApplication] = server.get_app
         self._look = look
-        self._hooks: Overridden | None = None
         self._seen: object = None
         self._seen_base: object = None
         self.notice()
@@ -75,12 +74,11 @@ class ServerFront:
         self.log_time: Callable[[], str] = self._adapter(nobody).log_date_time_string
         nobody.adapter = None
 
-    def notice(self) -> bool:
-        """Find out which hooks are overridden now; return whether that has changed."""
+    def notice(self) -> None:
+        """Find out which hooks are overridden now."""
         self._seen, self._seen_base = _attributes(self.handler_class), _Base.log_message
-        before, self._hooks = self._hooks, self._look()
-        self.has_app_hook, self.has_environ_hooks, self.has_log_hooks, self.logs, self._software = self._hooks
-        return self._hooks != before
+        self.hooks = self._look()
+        self.has_app_hook, self.has_environ_hooks, self.has_log_hooks, self.logs, self._software = self.hooks
 
     def is_for(self, server: Any) -> bool:
         """Whether this front still fits a server, whose attributes a program may change."""

@@ -192,6 +192,23 @@ def test_classes_that_change_while_they_serve(start: Any, capsys: pytest.Capture
     assert '"GET /2 ' not in log
 
 
+def test_a_class_that_changed_before_a_request_of_the_general_path(
+    start: Any, capsys: pytest.CaptureFixture[str], transitions: set[tuple[str, str]]
+) -> None:
+    """The lane sees it, too, although the general path was the first to."""
+    running = start(hello, attributes={"log_message": lambda self, *args: None})
+    with Client(running.address) as client:
+        client.get("/1")
+        client.send(b"GE")
+        running.wait_until(lambda: ("IDLE", "HEAD") in transitions)
+        del running.server.RequestHandlerClass.log_message
+        client.send(b"T /2 HTTP/1.1\r\nHost: h\r\n\r\n")
+        client.reply()
+        client.get("/3")
+    log = capsys.readouterr().err
+    assert [line.split('"')[1] for line in log.splitlines()] == ["GET /2 HTTP/1.1", "GET /3 HTTP/1.1"]
+
+
 def test_headers_that_are_deleted_and_set_again_have_a_body(wsgi: SimpleNamespace) -> None:
     class Handler(simple_server.WSGIRequestHandler):
         def parse_request(self) -> bool:
