@@ -6,7 +6,6 @@ reads the files as text, and imports nothing from the package.
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import sys
@@ -67,16 +66,7 @@ def page(root: Path = ROOT) -> str:
     return "".join(parts)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file isn't current")
-    if not parser.parse_args().check:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
-        print("docs/files.md isn't current: run python -m docs.file_list", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from docs.generated_file import main
+
+    sys.exit(main(__doc__, PAGE, page(), "file_list"))

@@ -6,7 +6,6 @@ current.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import Field
 from pathlib import Path
@@ -91,16 +90,7 @@ def size(octets: float) -> str:
     return f"{count}\N{NO-BREAK SPACE}{units[0] if octets != 1 else 'byte'}"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the file isn't current")
-    if not parser.parse_args().check:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != page():
-        print("docs/settings.md isn't current: run python -m docs.settings_reference", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from docs.generated_file import main
+
+    sys.exit(main(__doc__, PAGE, page(), "settings_reference"))

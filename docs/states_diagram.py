@@ -6,7 +6,6 @@ current.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from html import escape
@@ -107,16 +106,7 @@ def _path(steps: str) -> str:
     return f'  <path class="line" d="{steps}" marker-end="url(#tip)"/>\n'
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the picture isn't current")
-    if not parser.parse_args().check:
-        PICTURE.write_text(picture(), encoding="utf-8")
-    elif PICTURE.read_text(encoding="utf-8") != picture():
-        print("docs/states.svg isn't current: run python -m docs.states_diagram", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from docs.generated_file import main
+
+    sys.exit(main(__doc__, PICTURE, picture(), "states_diagram"))

@@ -393,25 +393,24 @@ cdef class LaneResponse(QuickResponse):
         request.environ = self.environ
         return request
 
-    cdef Request whole_request(self, Request request):
-        """A request with the connection's attributes. request: None for this response's request."""
-        request = self.logged_request(request)
+    cdef Request whole_request(self):
+        """The request with the connection's attributes."""
+        cdef Request request = self.logged_request()
         if request.sock is None:
-            client = request.client
             self.channel.describe(request)
-            request.client = client
+            if self.client is not None:
+                request.client = self.client
         return request
 
-    cdef Request logged_request(self, Request request):
-        """A request with the attributes that a log line needs. request: None for this response's request."""
-        if request is None:
-            if self.made is not None:
-                return self.made
-            request = self.own_request()
-        self.made = request
-        if self.channel.remote is None:
-            self.channel.remote = self.channel.client()
-        request.client = self.channel.remote if self.client is None else self.client
+    cdef Request logged_request(self):
+        """The request with the attributes that a log line needs."""
+        if self.made is None:
+            self.made = self.own_request()
+        cdef Request request = self.made
+        if request.client is NO_CLIENT:
+            if self.channel.remote is None:
+                self.channel.remote = self.channel.client()
+            request.client = self.channel.remote if self.client is None else self.client
         if not request.began:
             request.began = <double>monotonic()
         return request
@@ -439,7 +438,7 @@ cdef class LaneResponse(QuickResponse):
     cdef object hand_over(self):
         """Make a Response of the general path with the state so far, and return it."""
         cdef bint is_ours = False
-        request = environ = body = None
+        environ = body = None
         while not is_ours:
             with cython.critical_section(self):
                 if self.handler is not None:
@@ -449,13 +448,13 @@ cdef class LaneResponse(QuickResponse):
                 if not self.taken:
                     self.taken = self.handed_over = is_ours = True
                     self.taker = PyThread_get_thread_ident()
-                    request = self.own_request() if self.made is None else self.made
+                    if self.made is None:
+                        self.made = self.own_request()  # now, while the octets are there
                     environ, body = self.environ, self.body
             if not is_ours:
                 sleep(0.0001)  # another thread is making it
         try:
-            request = self.whole_request(request)
-            handler = self.channel.begin_response(request, environ, body)
+            handler = self.channel.begin_response(self.whole_request(), environ, body)
             handler.belongs_to(self.thread)
             self.tell(handler)
             if self.head_sent:
@@ -833,7 +832,7 @@ cdef int stream(FastLane lane, LaneResponse response, Request head, Option optio
         if hasattr(response.result, "close"):
             response.result.close()
     except BaseException as error:
-        channel.close_failed(response.whole_request(None), error)
+        channel.close_failed(response.whole_request(), error)
     if not is_persistent(head, option):
         channel.close()
     else:
@@ -970,7 +969,7 @@ cdef int log_safely(FastLane lane, LaneResponse response, Py_ssize_t size) excep
     try:
         log_request(lane, response, size)
     except BaseException as error:
-        response.channel.close_failed(response.whole_request(None), error)
+        response.channel.close_failed(response.whole_request(), error)
     return 0
 
 
@@ -981,7 +980,7 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
     cdef unsigned char* start
     cdef unsigned char number[24]
     if lane.log_line is not None:
-        line = lane.log_line(response.logged_request(None), response.status[:3], size)
+        line = lane.log_line(response.logged_request(), response.status[:3], size)
         keep_line(lane, line)
         return 0
     if lane.log_time is None and not lane.has_log_hooks:
@@ -997,7 +996,7 @@ cdef int log_request(FastLane lane, LaneResponse response, Py_ssize_t size) exce
         or not is_ascii(address)
         or address_size + date_size > LONGEST_ADDRESS
     ):
-        lane.server.log_request(response.channel, response.whole_request(None), response.status[:3], size)
+        lane.server.log_request(response.channel, response.whole_request(), response.status[:3], size)
         return 0
     if LOG_ROOM - lane.log_size < line_size + LONGEST_ADDRESS + 64:
         lane.server.flush_log(lane)

@@ -270,7 +270,7 @@ class Connection(Channel):
         self.proxy_header = None
         self.address = header.source or self.address
         self.remote = None
-        self._begin(IDLE if self.server.transport is PLAIN else HANDSHAKE)
+        self._go_on_to(IDLE if self.server.transport is PLAIN else HANDSHAKE)
         self.on_event()
 
     def _shake_hands(self) -> None:
@@ -280,17 +280,11 @@ class Connection(Channel):
             raise ClientGoneError from error
         self.server.loop.watch(self, waits_for or READ)
         if not waits_for:
-            self._begin(IDLE)
+            self._go_on_to(IDLE)
             self._read()
 
-    def _begin(self, state: State) -> None:
-        """Change the state before the first request, without a new deadline: its time counts from the accept on."""
-        deadline = self.deadline
-        self._enter(state)
-        self.deadline = deadline
-
-    def _skip_to(self, state: State) -> None:
-        """Go on to IDLE or HEAD after line ends before a request. A client gets no more time by them."""
+    def _go_on_to(self, state: State) -> None:
+        """Change the state before a request, without more time: that counts from the accept, or the first line end."""
         deadline = min(self.deadline, monotonic() + self.server.settings.head_timeout)
         if self.state is not state:
             self._enter(state)
@@ -356,7 +350,7 @@ class Connection(Channel):
                 del buffer[:2]  # RFC 9112 section 2.2
             if not buffer:
                 self.buffer = None
-                self._skip_to(IDLE)
+                self._go_on_to(IDLE)
                 return None
         end = find_head_end(buffer, self.scanned)
         # Fields take no more than the whole head, so most heads need no further check of their size.
@@ -394,7 +388,7 @@ class Connection(Channel):
         if end < 0:
             self.scanned = len(buffer) if buffer != b"\r" else 0
             if not self.scanned:
-                self._skip_to(HEAD)
+                self._go_on_to(HEAD)
             elif self.state is not HEAD:
                 self._enter(HEAD)
 
@@ -682,7 +676,7 @@ class Connection(Channel):
         self.broken = True
 
     def close(self) -> None:
-        """Close now. An application that is still answering is told by a call of its iterable's close().
+        """Close now. If the application is still answering, the iterable's close() is called.
 
         An exception in one step doesn't prevent the next. Only a Ctrl-C in the application leaves this method.
         """

@@ -437,7 +437,7 @@ class Response(SimpleHandler):
         # Don't change the application's list, because it may use the list again.
         added = b""
         if length:
-            added = b"Content-Length: %d\r\n" % int(length)
+            added = b"Content-Length: %s\r\n" % length.encode()
         elif length is not None and lengths:
             self._drop("Content-Length")
         if self._chunked:
@@ -542,7 +542,6 @@ class Response(SimpleHandler):
             # An estimate, because the pieces include the head and the framing of chunks.
             self.bytes_sent = max(self.bytes_sent - sum(map(len, pieces)), 0)
             raise
-
 
 
 def _tells_of_a_departure(error: BaseException) -> bool:

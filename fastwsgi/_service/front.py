@@ -95,8 +95,6 @@ class ServiceFront:
         self._proxies = proxies
         self._access_log = access_log
         self.logs = access_log is not None
-        self.log_line: Callable[[Request, str, int], str] | None = None
-        self.has_log_hooks = False
         name, self._port = _server_name(sock)
         self.base_environ: WSGIEnvironment = {
             "SERVER_NAME": name,
@@ -104,10 +102,12 @@ class ServiceFront:
             "GATEWAY_INTERFACE": "CGI/1.1",
             "SCRIPT_NAME": "",
         }
-        if access_log is not None and not access_log.is_common:
-            self.has_log_hooks = access_log.line is None
-            if access_log.line is not None:
-                self.log_line = self._line
+        line, port = access_log.line if access_log is not None else None, self._port
+        is_common = access_log is None or access_log.is_common
+        self.has_log_hooks = not is_common and line is None
+        self.log_line: Callable[[Request, str, int], str] | None = None
+        if not is_common and line is not None:
+            self.log_line = lambda request, status, size: line(request, status, size, port)
 
     def notice(self) -> None:
         """Do nothing, because there are no hooks."""
@@ -136,17 +136,12 @@ class ServiceFront:
         answer, phrase = error_answer(error, SOFTWARE, is_head=request.method == "HEAD")
         self.log_error(request, "code %d, message %s", error.status, phrase)
         try:
-            self.log_request(request, str(error.status), 0)
+            self._log(request, str(error.status), 0)
         except BaseException:  # a log that fails must not prevent the answer
             self.handle_error(request.sock, request.address)
         return answer
 
     # ---- logs ----------------------------------------------------------------------------------------
-
-    def _line(self, request: Request, status: str, size: int) -> str:
-        assert self._access_log is not None
-        assert self._access_log.line is not None
-        return self._access_log.line(request, status, size, self._port)
 
     def _find_client(self, request: Request) -> None:
         """Find whom a trusted proxy names, for a request without an environ."""
@@ -158,6 +153,10 @@ class ServiceFront:
     def log_request(self, request: Request, status: str, size: int) -> None:
         if self._access_log is not None:
             self._find_client(request)
+            self._log(request, status, size)
+
+    def _log(self, request: Request, status: str, size: int) -> None:
+        if self._access_log is not None:
             self._access_log.log(request, status, size, self._port)
 
     def log_error(self, request: Request, message: str, *args: object) -> None:

@@ -123,8 +123,8 @@ class Service:
 
     def stop(self) -> None:
         """Make ``serve()`` return. May be called from any thread or a signal handler."""
-        # No lock: the thread that a signal handler interrupts may hold it. The loop is told before serve() returns, so
-        # that answers in progress already close their connections.
+        # Without a lock, because a signal handler may interrupt the thread that holds it. From now on each answer
+        # closes its connection.
         self.loop.ask_to_stop()
         self._bell.wake()
 
